@@ -1,0 +1,226 @@
+"""Cutting rows of tokens, folding them into patches, and averaging a patch's embeddings.
+
+Shapes: B rows, T raw tokens a row, K patch size, P positions (T / K), D hidden size.
+
+Everything here is a pure function of tensors and needs torch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patch_algorithm.loss import IGNORE_INDEX
+
+__all__ = [
+    "IGNORE_INDEX",
+    "PATCH_IDS",
+    "PATCH_MASK",
+    "PATCH_TARGETS",
+    "cut_batch",
+    "cut_rows",
+    "fold_batch",
+    "fold_rows",
+    "mean_of_patch",
+    "next_patch_targets",
+]
+
+PATCH_IDS = "patch_ids"
+"""Batch key of the folded token ids, ``[B, P, K]``."""
+PATCH_MASK = "patch_mask"
+"""Batch key of the folded attention mask, ``[B, P, K]``; absent where every token is real."""
+PATCH_TARGETS = "patch_targets"
+"""Batch key of the tokens each position is scored against, ``[B, P, K]``."""
+
+# Keys that fold_batch gives a meaning of their own, or drops: documents are concatenated.
+_FOLDED_KEYS = {"input_ids", "labels", "attention_mask", "sequence_id", "position_ids"}
+# Per-row counts that llm-foundry's collator adds, and its trainer weighs microbatches by.
+_TOTAL = "total_tokens"
+_SCORED = "loss_generating_tokens"
+
+
+def cut_rows(rows_BT: Tensor, length: int) -> Tensor:
+    """Cuts each row into consecutive rows of ``length``; no token is lost or reordered.
+
+    Args:
+        rows_BT: ``[B, T, ...]``.
+        length: Tokens per row of the result; divides T.
+
+    Returns:
+        ``[B * T / length, length, ...]``, a view where possible.
+
+    Raises:
+        ValueError: If T is not a multiple of ``length``.
+    """
+    _require_multiple(rows_BT.shape[1], length, "cut into rows")
+    return rows_BT.reshape(-1, length, *rows_BT.shape[2:])
+
+
+def fold_rows(rows_BT: Tensor, k: int) -> Tensor:
+    """Groups each row into patches of ``k`` consecutive tokens.
+
+    Args:
+        rows_BT: ``[B, T]``.
+        k: Patch size; divides T.
+
+    Returns:
+        ``[B, T / k, k]``, a view where possible.
+
+    Raises:
+        ValueError: If T is not a multiple of ``k``.
+    """
+    _require_multiple(rows_BT.shape[1], k, "folded into patches")
+    return rows_BT.reshape(rows_BT.shape[0], -1, k)
+
+
+def next_patch_targets(labels_BT: Tensor, k: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """The tokens each position is scored against: those of the next patch (equation 2).
+
+    Args:
+        labels_BT: ``[B, T]`` int64, aligned with the tokens (``labels[t]`` is token ``t`` or
+            ``ignore_index``), as llm-foundry and Hugging Face give them.
+        k: Patch size; divides T. With 1 these are the ordinary shifted labels.
+        ignore_index: What the last position's targets, which lie beyond the row, are set to.
+
+    Returns:
+        ``[B, P, K]`` int64.
+
+    Example:
+        >>> next_patch_targets(torch.tensor([[1, 2, 3, 4]]), k=2).tolist()
+        [[[3, 4], [-100, -100]]]
+    """
+    targets_BPK = torch.full_like(fold_rows(labels_BT, k), ignore_index)
+    targets_BPK[:, :-1] = fold_rows(labels_BT, k)[:, 1:]
+    return targets_BPK
+
+
+def mean_of_patch(embeds_BPKD: Tensor, mask_BPK: Tensor | None = None) -> Tensor:
+    """The embedding of a patch: the mean of its tokens' embeddings (equation 1).
+
+    The mean is accumulated in float32 (float64 for float64 embeddings) and cast back.
+
+    Args:
+        embeds_BPKD: ``[B, P, K, D]``, any floating dtype.
+        mask_BPK: ``[B, P, K]``, true or 1 where the token is real. Only real tokens are averaged; a
+            patch without any is zero.
+
+    Returns:
+        ``[B, P, D]`` in the dtype of the embeddings.
+    """
+    dtype = torch.promote_types(embeds_BPKD.dtype, torch.float32)
+    if mask_BPK is None:
+        return embeds_BPKD.mean(dim=-2, dtype=dtype).to(embeds_BPKD.dtype)
+    kept_BPKD = embeds_BPKD * mask_BPK[..., None].to(embeds_BPKD.dtype)
+    real_BP1 = mask_BPK.sum(dim=-1, keepdim=True).clamp(min=1)
+    return (kept_BPKD.sum(dim=-2, dtype=dtype) / real_BP1).to(embeds_BPKD.dtype)
+
+
+def cut_batch(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """Cuts the rows of a batch and everything that runs along with them.
+
+    Args:
+        batch: ``input_ids`` ``[B, T]`` and any further values. Tensors of ``[B, T, ...]`` are cut
+            alike, other values with one entry per row are repeated for each piece of the row, and
+            llm-foundry's per-row counts are counted anew.
+        length: Tokens per row of the result; divides T.
+
+    Returns:
+        A new batch of ``B * T / length`` rows.
+
+    Raises:
+        ValueError: If T is not a multiple of ``length``.
+    """
+    B, T = batch["input_ids"].shape
+    _require_multiple(T, length, "cut into rows")
+    pieces = T // length
+    cut: dict[str, Any] = {}
+    for key, value in batch.items():
+        if isinstance(value, Tensor) and value.shape[:2] == (B, T):
+            cut[key] = cut_rows(value, length)
+        elif isinstance(value, Tensor) and value.shape[:1] == (B,):
+            cut[key] = value.repeat_interleave(pieces, dim=0)
+        elif isinstance(value, list) and len(value) == B:
+            cut[key] = [entry for entry in value for _ in range(pieces)]
+        else:
+            cut[key] = value
+    if _TOTAL in cut:
+        cut[_TOTAL] = _real_tokens(cut["input_ids"], cut.get("attention_mask"))
+    if _SCORED in cut:
+        cut[_SCORED] = (cut["labels"][:, 1:] != IGNORE_INDEX).sum(dim=1).tolist()
+    return cut
+
+
+def fold_batch(batch: Mapping[str, Any], k: int) -> dict[str, Any]:
+    """Folds a batch of token rows into patches.
+
+    Rows with an attention mask whose length is not a multiple of ``k`` are padded on the right with
+    tokens that count for nothing. A patch without a real token is masked and predicts nothing.
+
+    Args:
+        batch: ``input_ids`` and ``labels`` ``[B, T]`` int64, aligned; ``attention_mask`` ``[B, T]``
+            if there is padding. ``sequence_id`` and ``position_ids`` are dropped, values with one
+            entry per row are kept.
+        k: Patch size.
+
+    Returns:
+        A new batch. ``input_ids`` ``[B, P]`` (each patch's first token: models read its shape),
+        ``attention_mask`` ``[B, P]`` if there was one, :data:`PATCH_IDS`, :data:`PATCH_TARGETS` and,
+        with a mask, :data:`PATCH_MASK`, all ``[B, P, K]``; ``total_tokens`` (raw tokens) and
+        ``loss_generating_tokens`` (valid pairs of position and target), lists with an entry per row.
+
+    Raises:
+        ValueError: If T is no multiple of ``k`` and there is no mask, or if the batch holds another
+            value per token, which nothing says how to fold.
+    """
+    B, T = batch["input_ids"].shape
+    _refuse_unknown_token_values(batch, B, T)
+    ids_BT, labels_BT = batch["input_ids"], batch["labels"]
+    mask_BT: Tensor | None = batch.get("attention_mask")
+    if mask_BT is not None and T % k:
+        missing = k - T % k
+        ids_BT = F.pad(ids_BT, (0, missing), value=0)
+        labels_BT = F.pad(labels_BT, (0, missing), value=IGNORE_INDEX)
+        mask_BT = F.pad(mask_BT, (0, missing), value=0)
+    ids_BPK = fold_rows(ids_BT, k)
+    targets_BPK = next_patch_targets(labels_BT, k)
+    folded = {key: value for key, value in batch.items() if key not in _FOLDED_KEYS}
+    folded["input_ids"] = ids_BPK[:, :, 0].contiguous()
+    if mask_BT is not None:
+        mask_BPK = fold_rows(mask_BT, k)
+        mask_BP = mask_BPK.amax(dim=-1)
+        targets_BPK = targets_BPK.masked_fill(~mask_BP.bool()[..., None], IGNORE_INDEX)
+        folded["attention_mask"] = mask_BP
+        folded[PATCH_MASK] = mask_BPK
+    folded[PATCH_IDS] = ids_BPK
+    folded[PATCH_TARGETS] = targets_BPK
+    folded[_TOTAL] = _real_tokens(batch["input_ids"], batch.get("attention_mask"))
+    folded[_SCORED] = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
+    return folded
+
+
+def _real_tokens(ids_BT: Tensor, mask_BT: Tensor | None) -> list[int]:
+    if mask_BT is None:
+        return [ids_BT.shape[1]] * ids_BT.shape[0]
+    return mask_BT.sum(dim=1).tolist()
+
+
+def _require_multiple(T: int, of: int, what: str) -> None:
+    if T % of:
+        raise ValueError(
+            f"Rows of {T} tokens cannot be {what} of {of}: {T} is not a multiple of {of}."
+        )
+
+
+def _refuse_unknown_token_values(batch: Mapping[str, Any], B: int, T: int) -> None:
+    for key, value in batch.items():
+        per_token = isinstance(value, Tensor) and value.shape[:2] == (B, T)
+        if per_token and key not in _FOLDED_KEYS:
+            raise ValueError(
+                f"The batch holds {key!r} of shape {tuple(value.shape)}, a value for each token, and "
+                "patch-level training does not know how to fold it. Remove it from the data loader, "
+                "or train this data at token level."
+            )

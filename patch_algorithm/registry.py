@@ -1,0 +1,29 @@
+"""Where llm-foundry's entry points lead: the only file that knows its registries.
+
+Each name is imported on first use, so that reading the entry points of an environment costs
+nothing and a run that does not use this package never imports more of it than this file.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from patch_algorithm.algorithm import PatchLevel
+    from patch_algorithm.data.builtin import builtin_corpus_tokenizer
+    from patch_algorithm.report import StageReport
+
+__all__ = ["PatchLevel", "StageReport", "builtin_corpus_tokenizer"]
+
+_HOMES = {
+    "PatchLevel": "patch_algorithm.algorithm",
+    "StageReport": "patch_algorithm.report",
+    "builtin_corpus_tokenizer": "patch_algorithm.data.builtin",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
