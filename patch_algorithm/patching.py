@@ -125,7 +125,8 @@ def cut_batch(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
     Args:
         batch: ``input_ids`` ``[B, T]`` and any further values. Tensors of ``[B, T, ...]`` are cut
             alike, other values with one entry per row are repeated for each piece of the row, and
-            llm-foundry's per-row counts are counted anew.
+            llm-foundry's per-row counts are counted anew. ``position_ids`` are dropped: positions
+            start anew in each piece.
         length: Tokens per row of the result; divides T.
 
     Returns:
@@ -139,6 +140,8 @@ def cut_batch(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
     pieces = T // length
     cut: dict[str, Any] = {}
     for key, value in batch.items():
+        if key == "position_ids":
+            continue
         if isinstance(value, Tensor) and value.shape[:2] == (B, T):
             cut[key] = cut_rows(value, length)
         elif isinstance(value, Tensor) and value.shape[:1] == (B,):

@@ -1,0 +1,415 @@
+"""The Composer algorithm: decides by the clock, calls the pure functions, and logs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from composer.algorithms import SeqLengthWarmup
+from composer.algorithms.warnings import NoEffectWarning
+from composer.core import Algorithm, Event, State, Time, Timestamp, TimeUnit
+from composer.loggers import Logger
+from composer.utils import dist
+
+from patch_algorithm.banner import announce, banner
+from patch_algorithm.checks import check_batch, check_positions, check_rows, refuse_documents
+from patch_algorithm.loss import patch_cross_entropy
+from patch_algorithm.model_taps import ModelTaps, context_length, refuse_unsupported, unwrap
+from patch_algorithm.patching import PATCH_TARGETS, cut_batch, fold_batch
+from patch_algorithm.stages import (
+    ON_MISMATCH,
+    StagePlan,
+    is_below,
+    parse_ratio,
+    run_length,
+    settle,
+)
+
+__all__ = ["PatchLevel"]
+
+
+class PatchLevel(Algorithm):
+    """Patch-level training (Shao, Meng and Zhou, ICLR 2025, arXiv 2407.12665).
+
+    For a first share of the run each position reads a patch, the mean of ``k`` consecutive token
+    embeddings, and predicts all ``k`` tokens of the next patch with one softmax; then the run switches
+    to ordinary next-token training and ends as an ordinary model. No parameter is added.
+
+    Runs on :attr:`.Event.AFTER_DATALOADER`, where rows longer than ``k * seq_len`` tokens are cut and
+    folded into patches (the trainer has counted raw samples and tokens by then), and on
+    :attr:`.Event.BEFORE_LOSS`, where the K-target loss takes the place of the model's own. In the token
+    stage rows longer than ``seq_len`` are cut, and nothing else is done. Evaluation, prediction,
+    generation and export see an ordinary token-level model at any time.
+
+    Every step logs ``patch_level/`` ``stage`` (0 patch, 1 token), ``k``, ``positions_per_row``,
+    ``share_of_run``, ``raw_tokens_per_sec`` and ``compute_share`` (positions computed so far as a share
+    of token-only training on the same tokens); patch steps also ``loss``, ``perplexity`` and
+    ``token_accuracy``, which are not comparable with the token stage's. The train metrics of the model
+    are set aside in the patch stage.
+
+    Args:
+        k (int, optional): Tokens per patch. ``1`` trains at token level throughout. Default: ``4``.
+        ratio (float | str, optional): The share of the run that is trained in patches, as a fraction of
+            ``max_duration``, or a Composer time string (``'90000ba'``, ``'0.67dur'``). Resolved once, when
+            the first fit starts, and saved with the run. ``0`` trains at token level throughout.
+            Default: two thirds, the paper's.
+        seq_len (int, optional): Positions the model is trained on. Rows of ``k * seq_len`` tokens are
+            the paper's setting. Default: the model's own maximum if rows exceed it, else the length of
+            the rows.
+        on_mismatch (str, optional): Where a checkpoint disagrees with the configuration in ``k``, the
+            switch point or ``seq_len``: ``'error'``, ``'use_checkpoint'`` or ``'use_config'``. A stage once
+            left is never entered again. Default: ``'error'``.
+
+    Raises:
+        ValueError: For arguments that are not of these kinds; when training starts, for models, rows
+            and durations that cannot be trained so, before any weight changes.
+
+    Example:
+        .. code-block:: python
+
+            from composer import Trainer
+            from patch_algorithm import PatchLevel
+
+            trainer = Trainer(model, ..., algorithms=[PatchLevel(k=4, ratio=0.67)])
+    """
+
+    def __init__(
+        self,
+        k: int = 4,
+        ratio: float | str = 2 / 3,
+        seq_len: int | None = None,
+        on_mismatch: str = "error",
+    ) -> None:
+        self.k = _positive_int("k", k)
+        self.ratio = ratio
+        self.seq_len = None if seq_len is None else _positive_int("seq_len", seq_len)
+        if on_mismatch not in ON_MISMATCH:
+            raise ValueError(f"on_mismatch={on_mismatch!r} is none of {', '.join(ON_MISMATCH)}.")
+        self.on_mismatch = on_mismatch
+        self._ratio = parse_ratio(ratio)
+        self._plan: StagePlan | None = None
+        self._left_patch_stage = False
+        self._patch_tokens = 0
+        self._in_patch_stage = False
+        self._taps: ModelTaps | None = None
+        self._metrics_aside: dict[str, Any] | None = None
+        self._first_batch_seen = False
+        self._positions_per_row = 0
+        self._compute_share = 1.0
+        self._tally: list[torch.Tensor] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"PatchLevel(k={self.k!r}, ratio={self.ratio!r}, seq_len={self.seq_len!r}, "
+            f"on_mismatch={self.on_mismatch!r})"
+        )
+
+    @property
+    def in_patch_stage(self) -> bool:
+        """Whether the present or, between steps, the next step is a patch step."""
+        return self._in_patch_stage
+
+    @property
+    def switch_point(self) -> Time[int] | None:
+        """Where the patch stage ends, on the trainer's clock; ``None`` before the first fit."""
+        return None if self._plan is None else self._plan.switch
+
+    @property
+    def positions_per_row(self) -> int:
+        """Positions of each row the model was last given."""
+        return self._positions_per_row
+
+    @property
+    def compute_share(self) -> float:
+        """Positions computed so far as a share of token-only training on the same raw tokens."""
+        return self._compute_share
+
+    def match(self, event: Event, state: State) -> bool:
+        """Whether there is something to do; after the switch that is cutting rows and logging."""
+        return event in (_HANDLERS if self._in_patch_stage else _TOKEN_STAGE_EVENTS)
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Does what belongs to ``event``."""
+        _HANDLERS[event](self, state, logger)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run has settled on, in primitives."""
+        plan = {} if self._plan is None else self._plan.state_dict()
+        return {
+            **super().state_dict(),
+            **plan,
+            "left_patch_stage": self._left_patch_stage,
+            "patch_tokens": self._patch_tokens,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a checkpoint's plan; it is compared with the configuration when fit starts."""
+        if "switch" in state:
+            self._plan = StagePlan.from_state_dict(state)
+        self._left_patch_stage = state.get("left_patch_stage", False)
+        self._patch_tokens = state.get("patch_tokens", 0)
+
+    def _on_init(self, state: State, logger: Logger) -> None:
+        if sum(isinstance(algorithm, PatchLevel) for algorithm in state.algorithms) > 1:
+            raise ValueError(
+                "There are two patch_level algorithms; one run has one switch. Keep one of them."
+            )
+        if any(isinstance(algorithm, SeqLengthWarmup) for algorithm in state.algorithms):
+            raise ValueError(
+                "patch_level cannot run together with SeqLengthWarmup: both change the length of rows. "
+                "Remove SeqLengthWarmup."
+            )
+        if self._patches:
+            refuse_unsupported(unwrap(state.model))
+
+    @property
+    def _patches(self) -> bool:
+        zero = self._ratio.value == 0 if isinstance(self._ratio, Time) else self._ratio == 0
+        return self.k > 1 and not zero
+
+    def _on_fit_start(self, state: State, logger: Logger) -> None:
+        model = unwrap(state.model)
+        if self._taps is None:
+            self._taps = ModelTaps(model)
+        self._plan = settle(
+            self.k, self._ratio, self.seq_len, self._run_length(state), self._plan, self.on_mismatch
+        )
+        if self._plan.seq_len is not None:
+            check_positions(self._plan.seq_len, context_length(model))
+        self._first_batch_seen = False
+        below = self._plan.k > 1 and is_below(state.timestamp, self._plan.switch)
+        self._in_patch_stage = below and not self._left_patch_stage
+        if not self._in_patch_stage:
+            self._left_patch_stage = True
+            return
+        refuse_unsupported(model)
+        self._warn_if_never_switching(state)
+        # Folded batches would need k copies of the logits in the model's own train metrics.
+        self._metrics_aside, state.train_metrics = state.train_metrics, {}
+        self._taps.attach()
+
+    def _run_length(self, state: State) -> Time[int] | None:
+        if isinstance(self._ratio, Time):
+            return None
+        return run_length(_max_duration(state), _dataloader_len(state))
+
+    def _warn_if_never_switching(self, state: State) -> None:
+        switch, end = self._settled.switch, _max_duration(state)
+        batches = _dataloader_len(state)
+        if switch.unit != end.unit and end.unit == TimeUnit.EPOCH and batches is not None:
+            end = run_length(end, batches)
+        if switch.unit == end.unit and switch >= end:
+            warnings.warn(
+                f"The switch at {switch.to_timestring()} is not before the end of the run at "
+                f"{end.to_timestring()}: the run ends as a patch model, which cannot generate. Lower ratio, "
+                "or resume the run with a longer max_duration.",
+                stacklevel=2,
+            )
+
+    def _on_after_dataloader(self, state: State, logger: Logger) -> None:
+        if self._in_patch_stage and not is_below(state.timestamp, self._settled.switch):
+            self._leave_patch_stage(state)
+        if not self._in_patch_stage:
+            self._give_metrics_back(state)
+            if not _has_token_rows(state.batch):
+                return
+        else:
+            check_batch(state.batch)
+        if not self._first_batch_seen:
+            self._on_first_batch(state)
+        state.batch = self._cut_and_fold(state)
+        self._positions_per_row = state.batch["input_ids"].shape[1]
+
+    def _cut_and_fold(self, state: State) -> Any:
+        batch = state.batch
+        k = self._settled.k if self._in_patch_stage else 1
+        longest = k * self._positions_for(batch["input_ids"].shape[1], state)
+        too_long = batch["input_ids"].shape[1] > longest
+        if too_long or self._in_patch_stage:
+            refuse_documents(batch, unwrap(state.model))
+        if too_long:
+            batch = cut_batch(batch, longest)
+        return fold_batch(batch, k) if self._in_patch_stage else batch
+
+    def _positions_for(self, T: int, state: State) -> int:
+        """The positions L that rows of T tokens are cut to; settles them on the way."""
+        L = self._settled.seq_len
+        if self.seq_len is None and (L is None or T > L):
+            context = context_length(unwrap(state.model))
+            L = context if context is not None and T > context else T
+            self._plan = replace(self._settled, seq_len=L)
+        return L if L is not None else T
+
+    def _on_first_batch(self, state: State) -> None:
+        self._first_batch_seen = True
+        batch = state.batch
+        T = batch["input_ids"].shape[1]
+        L = self._positions_for(T, state)
+        k = self._settled.k if self._in_patch_stage else 1
+        if k > 1 or T > L:
+            check_batch(batch)
+            check_rows(T, k, L, padded="attention_mask" in batch)
+        elif not self._patches:
+            warnings.warn(
+                f"patch_level(k={self.k}, ratio={self.ratio!r}) has no effect: it trains at token level, and "
+                f"rows of {T} tokens need no cutting to seq_len={L}.",
+                NoEffectWarning,
+                stacklevel=2,
+            )
+        announce(banner(self._settled, T, self._in_patch_stage, _max_duration(state)))
+
+    def _on_before_train_batch(self, state: State, logger: Logger) -> None:
+        self._tally = None  # an out-of-memory retry starts the batch anew
+
+    def _on_before_forward(self, state: State, logger: Logger) -> None:
+        self._attached.arm(state.batch)
+
+    def _on_after_forward(self, state: State, logger: Logger) -> None:
+        self._attached.require_one_lookup()
+
+    def _on_before_loss(self, state: State, logger: Logger) -> None:
+        loss = patch_cross_entropy(state.outputs["logits"], state.batch[PATCH_TARGETS])
+        self._attached.replace_loss(loss.mean, state.outputs)
+        seen = torch.stack([part.detach().double() for part in loss])
+        self._tally = seen if self._tally is None else self._tally + seen
+
+    def _on_after_loss(self, state: State, logger: Logger) -> None:
+        self._attached.restore_loss()
+
+    def _on_after_backward(self, state: State, logger: Logger) -> None:
+        self._attached.disarm()
+
+    def _on_batch_end(self, state: State, logger: Logger) -> None:
+        tokens = _raw_tokens(state.timestamp) - _raw_tokens(state.previous_timestamp)
+        if self._in_patch_stage:
+            self._patch_tokens += tokens
+            logger.log_metrics(self._patch_metrics())
+        self._log_progress(state, logger, tokens)
+        if self._in_patch_stage and not is_below(_next_step(state), self._settled.switch):
+            self._leave_patch_stage(state)
+
+    def _patch_metrics(self) -> dict[str, float]:
+        if self._tally is None:
+            return {}
+        dist.all_reduce(self._tally, reduce_operation="SUM")
+        loss_sum, count, hits = self._tally.tolist()
+        mean = loss_sum / max(count, 1)
+        return {
+            "patch_level/loss": mean,
+            "patch_level/perplexity": math.exp(min(mean, 700.0)),
+            "patch_level/token_accuracy": hits / max(count, 1),
+        }
+
+    def _log_progress(self, state: State, logger: Logger, tokens: int) -> None:
+        saved = self._patch_tokens * (1 - 1 / self._settled.k)
+        self._compute_share = 1 - saved / max(_raw_tokens(state.timestamp), 1)
+        seconds = state.timestamp.batch_wct.total_seconds()
+        logger.log_metrics(
+            {
+                "patch_level/stage": 0 if self._in_patch_stage else 1,
+                "patch_level/k": self._settled.k if self._in_patch_stage else 1,
+                "patch_level/positions_per_row": self._positions_per_row,
+                "patch_level/share_of_run": _share_of_run(state),
+                "patch_level/raw_tokens_per_sec": tokens / seconds if seconds > 0 else 0.0,
+                "patch_level/compute_share": self._compute_share,
+            }
+        )
+
+    def _on_epoch_end(self, state: State, logger: Logger) -> None:
+        if not is_below(state.timestamp, self._settled.switch):
+            self._leave_patch_stage(state)
+
+    def _on_fit_end(self, state: State, logger: Logger) -> None:
+        self._attached.detach()
+        self._give_metrics_back(state)
+
+    def _leave_patch_stage(self, state: State) -> None:
+        self._in_patch_stage = False
+        self._left_patch_stage = True
+        self._attached.detach()
+        announce(
+            f"patch_level: the patch stage ends at batch {state.timestamp.batch.value}; token stage from here on."
+        )
+
+    def _give_metrics_back(self, state: State) -> None:
+        # Not at the switch itself: at the end of an epoch the trainer would compute metrics that no
+        # token step has updated.
+        if self._metrics_aside is not None:
+            state.train_metrics, self._metrics_aside = self._metrics_aside, None
+
+    @property
+    def _settled(self) -> StagePlan:
+        if self._plan is None:
+            raise RuntimeError("patch_level has not seen the start of a fit.")
+        return self._plan
+
+    @property
+    def _attached(self) -> ModelTaps:
+        if self._taps is None:
+            raise RuntimeError("patch_level has not seen the start of a fit.")
+        return self._taps
+
+
+_TOKEN_STAGE_EVENTS = {
+    Event.INIT: PatchLevel._on_init,
+    Event.FIT_START: PatchLevel._on_fit_start,
+    Event.AFTER_DATALOADER: PatchLevel._on_after_dataloader,
+    Event.BATCH_END: PatchLevel._on_batch_end,
+    Event.FIT_END: PatchLevel._on_fit_end,
+}
+_HANDLERS = {
+    **_TOKEN_STAGE_EVENTS,
+    Event.BEFORE_TRAIN_BATCH: PatchLevel._on_before_train_batch,
+    Event.BEFORE_FORWARD: PatchLevel._on_before_forward,
+    Event.AFTER_FORWARD: PatchLevel._on_after_forward,
+    Event.BEFORE_LOSS: PatchLevel._on_before_loss,
+    Event.AFTER_LOSS: PatchLevel._on_after_loss,
+    Event.AFTER_BACKWARD: PatchLevel._on_after_backward,
+    Event.EPOCH_END: PatchLevel._on_epoch_end,
+}
+
+
+def _positive_int(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} is not a whole number of at least 1.")
+    return value
+
+
+def _has_token_rows(batch: Any) -> bool:
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    return isinstance(ids, torch.Tensor) and ids.dim() == 2
+
+
+def _max_duration(state: State) -> Time:
+    if state.max_duration is None:
+        raise ValueError("patch_level needs the trainer's max_duration.")
+    return state.max_duration
+
+
+def _dataloader_len(state: State) -> int | None:
+    return None if state.dataloader_len is None else int(state.dataloader_len.value)
+
+
+def _raw_tokens(timestamp: Timestamp) -> int:
+    # A loader whose DataSpec counts no tokens still counts samples.
+    return int(timestamp.token.value or timestamp.sample.value)
+
+
+def _next_step(state: State) -> Timestamp:
+    """The clock at the start of the next step; Composer counts an epoch only after BATCH_END."""
+    batches = _dataloader_len(state)
+    if batches is not None and int(state.timestamp.batch_in_epoch.value) >= batches:
+        return state.timestamp.to_next_epoch()
+    return state.timestamp
+
+
+def _share_of_run(state: State) -> float:
+    # Not get_elapsed_duration(), which stays 0 within an epoch.
+    end, batches = _max_duration(state), _dataloader_len(state)
+    if end.unit == TimeUnit.EPOCH and batches is not None:
+        end = run_length(end, batches)
+    return float(state.timestamp.get(end.unit).value / end.value)

@@ -1,0 +1,108 @@
+"""What a batch must look like to be trained in patches, said before any weight changes.
+
+Shapes: B rows, T raw tokens a row, K patch size, L the model's context in positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from composer.models import ComposerModel
+from torch import Tensor
+
+__all__ = ["check_batch", "check_positions", "check_rows", "refuse_documents"]
+
+
+def check_batch(batch: Any) -> None:
+    """Checks that a batch has token rows and labels aligned with them.
+
+    Raises:
+        ValueError: If not.
+    """
+    keys = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+    for key in ("input_ids", "labels"):
+        value = batch.get(key) if isinstance(batch, Mapping) else None
+        if not isinstance(value, Tensor) or value.dim() != 2:
+            raise ValueError(
+                f"Patch-level training needs batches with {key!r} of shape [rows, tokens]; this one holds "
+                f"{keys}. Use a causal language modelling data loader (llm-foundry's 'text')."
+            )
+    if batch["input_ids"].shape != batch["labels"].shape:
+        raise ValueError(
+            f"'input_ids' of shape {tuple(batch['input_ids'].shape)} and 'labels' of shape "
+            f"{tuple(batch['labels'].shape)} differ; patch targets need labels aligned with the tokens."
+        )
+
+
+def check_rows(T: int, k: int, L: int, padded: bool) -> None:
+    """Checks the length of the rows against every stage of the run.
+
+    Args:
+        T: Raw tokens in a row.
+        k: Patch size of the patch stage; 1 if the run has none.
+        L: Positions the model is trained on.
+        padded: Whether the batch has an attention mask, so that rows can be padded to full patches.
+
+    Raises:
+        ValueError: If some stage could neither cut nor fold the rows; it says what would.
+    """
+    if T < 2 * k:
+        raise ValueError(
+            f"Rows of {T} tokens are shorter than two patches of k={k}, so no position has a next patch to "
+            f"predict. Use rows of at least {2 * k} tokens (max_seq_len of the training data set), better "
+            f"k*seq_len={k * L}."
+        )
+    if T > k * L and T % (k * L):
+        raise ValueError(
+            f"Rows of {T} tokens are longer than k*seq_len={k}*{L}={k * L} and no multiple of it, so they "
+            f"cannot be cut without losing tokens. Use rows of a multiple of {k * L} tokens, or set seq_len."
+        )
+    if T > L and T % L:
+        raise ValueError(
+            f"Rows of {T} tokens are longer than seq_len={L} and no multiple of it, so the token stage "
+            f"cannot cut them. Use rows of a multiple of {L} tokens, or set seq_len to a divisor of {T}."
+        )
+    if T % k and not padded:
+        raise ValueError(
+            f"Rows of {T} tokens are no multiple of the patch size k={k}. Use rows of a multiple of {k} "
+            f"tokens, such as {T - T % k}, or another k; only rows with an attention_mask are padded."
+        )
+
+
+def check_positions(seq_len: int, context: int | None) -> None:
+    """Checks that the positions asked for fit the model.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if context is not None and seq_len > context:
+        raise ValueError(
+            f"seq_len={seq_len} positions exceed the model's context of {context}. Set seq_len to at most "
+            f"{context} (a row may hold k times as many tokens), or enlarge the model's max_seq_len."
+        )
+
+
+def refuse_documents(batch: Mapping[str, Any], model: ComposerModel) -> None:
+    """Refuses batches that keep documents apart in a way the model acts on.
+
+    A patch may straddle two documents, which neither an attention mask per document nor positions
+    that restart can express.
+
+    Raises:
+        ValueError: For ``sequence_id`` where the model masks by it, and for restarting positions.
+    """
+    attention = getattr(getattr(model, "config", None), "attn_config", None)
+    masks = isinstance(attention, Mapping) and bool(attention.get("attn_uses_sequence_id"))
+    if masks and "sequence_id" in batch:
+        raise ValueError(
+            "The batch has 'sequence_id' and the model masks attention by it (attn_uses_sequence_id: true); "
+            "patch-level training concatenates documents. Set attn_uses_sequence_id to false, or leave "
+            "eos_token_id and bos_token_id out of the data set."
+        )
+    positions = batch.get("position_ids")
+    if isinstance(positions, Tensor) and bool((positions.diff(dim=-1) != 1).any()):
+        raise ValueError(
+            "The batch has 'position_ids' that restart inside a row; patch-level training concatenates "
+            "documents. Remove position_ids from the batch (packing of the data loader)."
+        )
