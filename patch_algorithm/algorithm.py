@@ -11,12 +11,20 @@ from typing import Any
 import torch
 from composer.algorithms import SeqLengthWarmup
 from composer.algorithms.warnings import NoEffectWarning
-from composer.core import Algorithm, Event, State, Time, Timestamp, TimeUnit
+from composer.core import Algorithm, Event, State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
 
 from patch_algorithm.banner import announce, banner
 from patch_algorithm.checks import check_batch, check_positions, check_rows, refuse_documents
+from patch_algorithm.clock import (
+    dataloader_len,
+    max_duration,
+    next_step,
+    raw_tokens,
+    raw_tokens_of_last_step,
+    share_of_run,
+)
 from patch_algorithm.loss import patch_cross_entropy
 from patch_algorithm.model_taps import ModelTaps, context_length, refuse_unsupported, unwrap
 from patch_algorithm.patching import PATCH_TARGETS, cut_batch, fold_batch
@@ -30,6 +38,23 @@ from patch_algorithm.stages import (
 )
 
 __all__ = ["PatchLevel"]
+
+_TOKEN_STAGE_EVENTS = {
+    Event.INIT,
+    Event.FIT_START,
+    Event.AFTER_DATALOADER,
+    Event.BATCH_END,
+    Event.FIT_END,
+}
+_PATCH_STAGE_EVENTS = _TOKEN_STAGE_EVENTS | {
+    Event.BEFORE_TRAIN_BATCH,
+    Event.BEFORE_FORWARD,
+    Event.AFTER_FORWARD,
+    Event.BEFORE_LOSS,
+    Event.AFTER_LOSS,
+    Event.AFTER_BACKWARD,
+    Event.EPOCH_END,
+}
 
 
 class PatchLevel(Algorithm):
@@ -98,9 +123,10 @@ class PatchLevel(Algorithm):
         self._taps: ModelTaps | None = None
         self._metrics_aside: dict[str, Any] | None = None
         self._first_batch_seen = False
+        self._announced = False
         self._positions_per_row = 0
         self._compute_share = 1.0
-        self._tally: list[torch.Tensor] | None = None
+        self._tally: torch.Tensor | None = None
 
     def __repr__(self) -> str:
         return (
@@ -130,11 +156,11 @@ class PatchLevel(Algorithm):
 
     def match(self, event: Event, state: State) -> bool:
         """Whether there is something to do; after the switch that is cutting rows and logging."""
-        return event in (_HANDLERS if self._in_patch_stage else _TOKEN_STAGE_EVENTS)
+        return event in (_PATCH_STAGE_EVENTS if self._in_patch_stage else _TOKEN_STAGE_EVENTS)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Does what belongs to ``event``."""
-        _HANDLERS[event](self, state, logger)
+        getattr(self, f"_on_{event.value}")(state, logger)
 
     def state_dict(self) -> dict[str, Any]:
         """What the run has settled on, in primitives."""
@@ -195,11 +221,11 @@ class PatchLevel(Algorithm):
     def _run_length(self, state: State) -> Time[int] | None:
         if isinstance(self._ratio, Time):
             return None
-        return run_length(_max_duration(state), _dataloader_len(state))
+        return run_length(max_duration(state), dataloader_len(state))
 
     def _warn_if_never_switching(self, state: State) -> None:
-        switch, end = self._settled.switch, _max_duration(state)
-        batches = _dataloader_len(state)
+        switch, end = self._settled.switch, max_duration(state)
+        batches = dataloader_len(state)
         if switch.unit != end.unit and end.unit == TimeUnit.EPOCH and batches is not None:
             end = run_length(end, batches)
         if switch.unit == end.unit and switch >= end:
@@ -260,7 +286,9 @@ class PatchLevel(Algorithm):
                 NoEffectWarning,
                 stacklevel=2,
             )
-        announce(banner(self._settled, T, self._in_patch_stage, _max_duration(state)))
+        if not self._announced:
+            announce(banner(self._settled, T, self._in_patch_stage, max_duration(state)))
+            self._announced = True
 
     def _on_before_train_batch(self, state: State, logger: Logger) -> None:
         self._tally = None  # an out-of-memory retry starts the batch anew
@@ -272,9 +300,10 @@ class PatchLevel(Algorithm):
         self._attached.require_one_lookup()
 
     def _on_before_loss(self, state: State, logger: Logger) -> None:
-        loss = patch_cross_entropy(state.outputs["logits"], state.batch[PATCH_TARGETS])
-        self._attached.replace_loss(loss.mean, state.outputs)
-        seen = torch.stack([part.detach().double() for part in loss])
+        outputs: Any = state.outputs
+        loss = patch_cross_entropy(outputs["logits"], state.batch[PATCH_TARGETS])
+        self._attached.replace_loss(loss.mean, outputs)
+        seen = torch.stack([part.detach().double() for part in (loss.sum, loss.count, loss.hits)])
         self._tally = seen if self._tally is None else self._tally + seen
 
     def _on_after_loss(self, state: State, logger: Logger) -> None:
@@ -284,12 +313,12 @@ class PatchLevel(Algorithm):
         self._attached.disarm()
 
     def _on_batch_end(self, state: State, logger: Logger) -> None:
-        tokens = _raw_tokens(state.timestamp) - _raw_tokens(state.previous_timestamp)
+        tokens = raw_tokens_of_last_step(state)
         if self._in_patch_stage:
             self._patch_tokens += tokens
             logger.log_metrics(self._patch_metrics())
         self._log_progress(state, logger, tokens)
-        if self._in_patch_stage and not is_below(_next_step(state), self._settled.switch):
+        if self._in_patch_stage and not is_below(next_step(state), self._settled.switch):
             self._leave_patch_stage(state)
 
     def _patch_metrics(self) -> dict[str, float]:
@@ -306,14 +335,14 @@ class PatchLevel(Algorithm):
 
     def _log_progress(self, state: State, logger: Logger, tokens: int) -> None:
         saved = self._patch_tokens * (1 - 1 / self._settled.k)
-        self._compute_share = 1 - saved / max(_raw_tokens(state.timestamp), 1)
+        self._compute_share = 1 - saved / max(raw_tokens(state.timestamp), 1)
         seconds = state.timestamp.batch_wct.total_seconds()
         logger.log_metrics(
             {
                 "patch_level/stage": 0 if self._in_patch_stage else 1,
                 "patch_level/k": self._settled.k if self._in_patch_stage else 1,
                 "patch_level/positions_per_row": self._positions_per_row,
-                "patch_level/share_of_run": _share_of_run(state),
+                "patch_level/share_of_run": share_of_run(state),
                 "patch_level/raw_tokens_per_sec": tokens / seconds if seconds > 0 else 0.0,
                 "patch_level/compute_share": self._compute_share,
             }
@@ -332,7 +361,8 @@ class PatchLevel(Algorithm):
         self._left_patch_stage = True
         self._attached.detach()
         announce(
-            f"patch_level: the patch stage ends at batch {state.timestamp.batch.value}; token stage from here on."
+            f"patch_level: the patch stage ends at batch {state.timestamp.batch.value}; "
+            "token stage from here on."
         )
 
     def _give_metrics_back(self, state: State) -> None:
@@ -354,25 +384,6 @@ class PatchLevel(Algorithm):
         return self._taps
 
 
-_TOKEN_STAGE_EVENTS = {
-    Event.INIT: PatchLevel._on_init,
-    Event.FIT_START: PatchLevel._on_fit_start,
-    Event.AFTER_DATALOADER: PatchLevel._on_after_dataloader,
-    Event.BATCH_END: PatchLevel._on_batch_end,
-    Event.FIT_END: PatchLevel._on_fit_end,
-}
-_HANDLERS = {
-    **_TOKEN_STAGE_EVENTS,
-    Event.BEFORE_TRAIN_BATCH: PatchLevel._on_before_train_batch,
-    Event.BEFORE_FORWARD: PatchLevel._on_before_forward,
-    Event.AFTER_FORWARD: PatchLevel._on_after_forward,
-    Event.BEFORE_LOSS: PatchLevel._on_before_loss,
-    Event.AFTER_LOSS: PatchLevel._on_after_loss,
-    Event.AFTER_BACKWARD: PatchLevel._on_after_backward,
-    Event.EPOCH_END: PatchLevel._on_epoch_end,
-}
-
-
 def _positive_int(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} is not a whole number of at least 1.")
@@ -382,34 +393,3 @@ def _positive_int(name: str, value: object) -> int:
 def _has_token_rows(batch: Any) -> bool:
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
     return isinstance(ids, torch.Tensor) and ids.dim() == 2
-
-
-def _max_duration(state: State) -> Time:
-    if state.max_duration is None:
-        raise ValueError("patch_level needs the trainer's max_duration.")
-    return state.max_duration
-
-
-def _dataloader_len(state: State) -> int | None:
-    return None if state.dataloader_len is None else int(state.dataloader_len.value)
-
-
-def _raw_tokens(timestamp: Timestamp) -> int:
-    # A loader whose DataSpec counts no tokens still counts samples.
-    return int(timestamp.token.value or timestamp.sample.value)
-
-
-def _next_step(state: State) -> Timestamp:
-    """The clock at the start of the next step; Composer counts an epoch only after BATCH_END."""
-    batches = _dataloader_len(state)
-    if batches is not None and int(state.timestamp.batch_in_epoch.value) >= batches:
-        return state.timestamp.to_next_epoch()
-    return state.timestamp
-
-
-def _share_of_run(state: State) -> float:
-    # Not get_elapsed_duration(), which stays 0 within an epoch.
-    end, batches = _max_duration(state), _dataloader_len(state)
-    if end.unit == TimeUnit.EPOCH and batches is not None:
-        end = run_length(end, batches)
-    return float(state.timestamp.get(end.unit).value / end.value)

@@ -59,8 +59,8 @@ def banner(plan: StagePlan, T: int, in_patch_stage: bool, end: Time) -> str:
             lines[-1] += f"; the whole run {share / k + 1 - share:.2f} of token-only training"
         if patch_T // k < token_T:
             lines.append(
-                f"  note: at the switch positions per row grow from {patch_T // k} to {token_T}, and the memory "
-                f"for a row with them. Rows of k*seq_len={k * L} tokens would keep it constant."
+                f"  note: at the switch positions per row grow from {patch_T // k} to {token_T}, and "
+                f"the memory for a row with them. Rows of k*seq_len={k * L} tokens would keep it constant."
             )
     return "\n".join(lines)
 

@@ -13,7 +13,8 @@ cross-entropy would repeat the softmax K times.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ _CHUNK_ELEMENTS_CPU = 2**20
 _CHUNK_ELEMENTS_ACCELERATOR = 2**25
 
 
-class PatchLoss(NamedTuple):
+@dataclass(frozen=True)
+class PatchLoss:
     """What :func:`patch_cross_entropy` returns; all three are scalar tensors.
 
     Attributes:
@@ -50,9 +52,7 @@ class PatchLoss(NamedTuple):
         return self.sum / self.count.clamp(min=1)
 
 
-def patch_cross_entropy(
-    logits: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX
-) -> PatchLoss:
+def patch_cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX) -> PatchLoss:
     """Scores each position's distribution against all of its targets.
 
     The arithmetic is float32 whatever the dtype of the logits (float64 for float64 logits), upcast
@@ -86,7 +86,10 @@ def patch_cross_entropy(
         )
     logits_NV = logits.reshape(-1, logits.shape[-1])
     targets_NK = targets.reshape(-1, targets.shape[-1])
-    return PatchLoss(*_PatchCrossEntropy.apply(logits_NV, targets_NK, ignore_index))
+    parts = cast(
+        "tuple[Tensor, Tensor, Tensor]", _PatchCrossEntropy.apply(logits_NV, targets_NK, ignore_index)
+    )
+    return PatchLoss(*parts)
 
 
 def _chunks(logits_NV: Tensor) -> range:

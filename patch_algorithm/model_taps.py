@@ -1,5 +1,4 @@
-"""The two places where patch-level training touches a model instance: its input embedding and its
-loss call.
+"""Where patch-level training touches a model instance: its input embedding and its loss call.
 
 Nothing is replaced globally and no module is exchanged. Hooks on the one embedding module look a
 patch's tokens up and return their mean; everything behind it sees a plain sequence of positions.
@@ -188,7 +187,7 @@ class ModelTaps:
         self.restore_loss()
         own_loss: Callable[..., Any] = self._model.loss
 
-        def loss(_outputs: Any, _batch: Any) -> Any:
+        def loss(*_: Any, **__: Any) -> Any:
             extra = own_loss(*_without_tokens(outputs, self._model))
             self._require_finite(extra)
             return _add(patch_loss, extra)

@@ -213,9 +213,7 @@ def _real_tokens(ids_BT: Tensor, mask_BT: Tensor | None) -> list[int]:
 
 def _require_multiple(T: int, of: int, what: str) -> None:
     if T % of:
-        raise ValueError(
-            f"Rows of {T} tokens cannot be {what} of {of}: {T} is not a multiple of {of}."
-        )
+        raise ValueError(f"Rows of {T} tokens cannot be {what} of {of}: {T} is not a multiple of {of}.")
 
 
 def _refuse_unknown_token_values(batch: Mapping[str, Any], B: int, T: int) -> None:

@@ -85,10 +85,8 @@ def config(corpus: Path, model: dict[str, Any], **changes: Any) -> dict[str, Any
             "kwargs": {"model_max_length": ROW},
         },
         "max_seq_len": ROW,
-        "train_loader": loader
-        | {"dataset": data | {"split": "train", "shuffle": True, "max_seq_len": ROW}},
-        "eval_loader": loader
-        | {"dataset": data | {"split": "val", "shuffle": False, "max_seq_len": 8}},
+        "train_loader": loader | {"dataset": data | {"split": "train", "shuffle": True, "max_seq_len": ROW}},
+        "eval_loader": loader | {"dataset": data | {"split": "val", "shuffle": False, "max_seq_len": 8}},
         "eval_interval": 0,
         "scheduler": {"name": "constant_with_warmup", "t_warmup": "0ba"},
         "optimizer": {
