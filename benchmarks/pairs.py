@@ -59,7 +59,8 @@ class Comparison:
         left, right = np.median(self.left), np.median(self.right)
         return (
             f"| {self.name} | {len(self.left)} | {left * 1e3:.1f} | {right * 1e3:.1f} | "
-            f"{np.median(self.ratios()):.3f} | {low:.3f} to {high:.3f} | {self.limit or '-'} | {self.verdict()} |"
+            f"{np.median(self.ratios()):.3f} | {low:.3f} to {high:.3f} | "
+            f"{self.limit or '-'} | {self.verdict()} |"
         )
 
 

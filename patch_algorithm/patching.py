@@ -212,6 +212,8 @@ def _real_tokens(ids_BT: Tensor, mask_BT: Tensor | None) -> list[int]:
 
 
 def _require_multiple(T: int, of: int, what: str) -> None:
+    if of < 1:
+        raise ValueError(f"Rows cannot be {what} of {of}: the size must be at least 1.")
     if T % of:
         raise ValueError(f"Rows of {T} tokens cannot be {what} of {of}: {T} is not a multiple of {of}.")
 
