@@ -53,7 +53,12 @@ def check_rows(T: int, k: int, L: int, padded: bool) -> None:
             f"predict. Use rows of at least {2 * k} tokens (max_seq_len of the training data set), better "
             f"k*seq_len={k * L}."
         )
-    if T > k * L and T % (k * L):
+    if L < 2:
+        raise ValueError(
+            f"seq_len={L} leaves one position in each row, which has nothing to predict. Set seq_len to at "
+            "least 2."
+        )
+    if k > 1 and T > k * L and T % (k * L):
         raise ValueError(
             f"Rows of {T} tokens are longer than k*seq_len={k}*{L}={k * L} and no multiple of it, so they "
             f"cannot be cut without losing tokens. Use rows of a multiple of {k * L} tokens, or set seq_len."

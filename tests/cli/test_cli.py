@@ -1,0 +1,87 @@
+"""``patch-level`` and ``train.py`` as a shell sees them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from patch_algorithm import __version__
+from patch_algorithm.cli import app
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+
+
+def train(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(TRAIN), *args], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_help_and_version() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "prepare" in result.output
+    assert CliRunner().invoke(app, ["--version"]).output == f"patch-algorithm {__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from patch_algorithm.cli import app; app(['--help'], standalone_mode=False);"
+        "print(sorted({'torch', 'transformers', 'composer', 'llmfoundry', 'streaming'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["prepare", "none.yaml"], "there is no configuration file 'none.yaml'"),
+        (["prepare", "run.yaml", "nonsense"], "is not of the form key=value"),
+        (["prepare", "run.yaml", "variables.builtin_corpus.folder=x"], "lacks row_tokens"),
+    ],
+)
+def test_prepare_with_bad_input(
+    args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.yaml").write_text("max_seq_len: 8\n")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 2
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_prepare_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("max_seq_len: 8\n")
+    result = CliRunner().invoke(app, ["prepare", str(path)])
+    assert result.exit_code == 0
+    assert "asks for no data" in result.output
+
+
+def test_train_without_arguments_and_with_help(tmp_path: Path) -> None:
+    bare, helped = train(cwd=tmp_path), train("--help", cwd=tmp_path)
+    assert (bare.returncode, helped.returncode) == (2, 0)
+    assert "usage: composer train.py" in bare.stderr
+    assert "usage: composer train.py" in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["none.yaml"], "there is no configuration file 'none.yaml'"),
+        (["run.yaml", "nonsense"], "is not of the form key=value"),
+        (["run.yaml", "variables.builtin_corpus.folder=x"], "lacks row_tokens"),
+    ],
+)
+def test_train_with_bad_input(args: list[str], words: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("max_seq_len: 8\n")
+    result = train(*args, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,168 @@
+"""Every YAML of `yamls/` runs on a CPU with the overrides its own header comment documents."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+YAMLS = Path(__file__).parents[2] / "yamls"
+MPT_1B = YAMLS / "mpt-1b-patch.yaml"
+QUICKSTART = YAMLS / "quickstart.yaml"
+
+
+def header(path: Path) -> str:
+    """The comment at the top of a file, without its marks."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    top = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in top)
+
+
+def documented_commands(path: Path) -> list[list[str]]:
+    """The overrides of each `composer train.py ...` command in a file's header comment."""
+    joined = header(path).replace("\\\n", " ")
+    commands = re.findall(r"^\s*(?:uv run )?composer train\.py (.*)$", joined, re.MULTILINE)
+    words = [shlex.split(command) for command in commands]
+    for command in words:
+        assert command[0] == f"yamls/{path.name}", f"{path.name} documents another file's command"
+    return [command[1:] for command in words]
+
+
+def cpu_overrides(path: Path) -> list[str]:
+    """The overrides of the one documented command that runs a GPU recipe on a CPU."""
+    (overrides,) = [words for words in documented_commands(path) if "precision=fp32" in words]
+    return overrides
+
+
+def load(path: Path, overrides: list[str]) -> DictConfig:
+    cfg = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_cli(overrides))
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+@pytest.mark.parametrize("path", sorted(YAMLS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_key_is_one_llm_foundry_knows(path: Path) -> None:
+    from llmfoundry.utils.config_utils import TRAIN_CONFIG_KEYS
+
+    cfg = OmegaConf.to_container(load(path, []), resolve=True)
+    assert isinstance(cfg, dict)
+    assert set(cfg) <= TRAIN_CONFIG_KEYS
+    assert "patch_level" in cfg["algorithms"]
+
+
+@pytest.mark.parametrize("path", sorted(YAMLS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_documented_overrides_name_keys_that_exist(path: Path) -> None:
+    commands = documented_commands(path)
+    assert commands, f"{path.name} does not say how to start it"
+    known_later = {"save_folder", "prefetch_factor", "persistent_workers", "pin_memory"}
+    for overrides in commands:
+        base = OmegaConf.load(path)
+        for key in (override.partition("=")[0] for override in overrides):
+            parent, _, leaf = key.rpartition(".")
+            node: Any = OmegaConf.select(base, parent) if parent else base
+            assert node is not None, f"{path.name}: no {parent!r} to set {key!r} in"
+            assert leaf in node or leaf in known_later, f"{path.name}: {key!r} is no key of it"
+
+
+@pytest.mark.parametrize("overrides", [[], cpu_overrides(MPT_1B)], ids=["gpu", "cpu"])
+def test_mpt_1b_numbers_are_in_step(overrides: list[str]) -> None:
+    cfg = load(MPT_1B, overrides)
+    patch_level = cfg.algorithms.patch_level
+    assert cfg.variables.tokens_per_row == patch_level.k * cfg.max_seq_len
+    assert cfg.train_loader.dataset.max_seq_len == cfg.variables.tokens_per_row
+    assert cfg.eval_loader.dataset.max_seq_len == cfg.model.max_seq_len == patch_level.seq_len
+    steps = batches(cfg.max_duration)
+    switch = math.ceil(patch_level.ratio * steps - 1e-9)
+    assert switch < steps - batches(cfg.scheduler.t_cooldown), "the rate decays in the patch stage"
+
+
+def test_mpt_1b_keeps_the_tokens_of_a_step_and_its_header_tells_the_truth() -> None:
+    cfg = load(MPT_1B, [])
+    tokens_per_step = cfg.global_train_batch_size * cfg.variables.tokens_per_row
+    assert tokens_per_step == 512 * 2048
+    assert cfg.global_train_batch_size % cfg.device_train_microbatch_size == 0
+    steps = batches(cfg.max_duration)
+    switch = math.ceil(cfg.algorithms.patch_level.ratio * steps - 1e-9)
+    text = header(MPT_1B)
+    for number in (tokens_per_step, switch - 1, switch, steps - 1):
+        assert f"{number:,}" in text, f"{number:,} is not in the header"
+    assert batches(cfg.scheduler.t_cooldown) == steps // 10
+
+
+def batches(time: str) -> int:
+    assert time.endswith("ba"), time
+    return int(time.removesuffix("ba"))
+
+
+def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
+    from llmfoundry.command_utils import train_from_yaml
+
+    from tests.support import VOCABULARY, metrics, write_corpus
+
+    overrides = cpu_overrides(MPT_1B)
+    cfg = load(MPT_1B, overrides)
+    write_corpus(tmp_path, row=cfg.variables.tokens_per_row)
+    trainer = train_from_yaml(
+        str(MPT_1B),
+        [
+            *overrides,
+            f"variables.data_local={tmp_path}/mds",
+            f"variables.tokenizer={tmp_path}/tokenizer",
+            f"model.vocab_size={VOCABULARY}",
+            f"save_folder={tmp_path}/run",
+            "loggers={inmemory: {}}",
+        ],
+    )
+    steps = batches(cfg.max_duration)
+    assert trainer.state.timestamp.batch == steps
+    assert trainer.state.timestamp.token == (
+        steps * cfg.global_train_batch_size * cfg.variables.tokens_per_row
+    )
+    switch = math.ceil(cfg.algorithms.patch_level.ratio * steps - 1e-9)
+    assert metrics(trainer, "patch_level/stage") == [0] * switch + [1] * (steps - switch)
+    assert len(metrics(trainer, "patch_level/loss")) == switch
+    losses = metrics(trainer, "loss/train/total")
+    assert len(losses) == steps
+    assert all(math.isfinite(loss) for loss in losses)
+    evals = metrics(trainer, "metrics/eval/LanguageCrossEntropy")
+    assert len(evals) == steps // batches(cfg.eval_interval)
+    assert evals[-1] < evals[0]
+    assert list((tmp_path / "run").glob("*.pt"))
+
+
+@pytest.mark.parametrize("overrides", documented_commands(QUICKSTART), ids=" ".join)
+@pytest.mark.recipes
+def test_quickstart_runs(overrides: list[str], tmp_path: Path) -> None:
+    from llmfoundry.command_utils import train_from_yaml
+
+    from patch_algorithm.data import prepare, read_config
+    from tests.support import metrics
+
+    shortened = [
+        *overrides,
+        f"variables.builtin_corpus.folder={tmp_path}/data",
+        "variables.builtin_corpus.megabytes=1",
+        f"save_folder={tmp_path}/run",
+        f"callbacks.hf_checkpointer.save_folder={tmp_path}/run",
+        "callbacks.stage_report.require_loss_drop=null",  # Too short to learn much.
+        "max_duration=30ba",
+        "eval_interval=10ba",
+        "save_interval=20ba",
+        "scheduler.t_warmup=3ba",
+        "scheduler.t_scale=3ba",
+        "scheduler.t_cooldown=3ba",
+        "loggers={inmemory: {}}",
+    ]
+    prepare(read_config(str(QUICKSTART), shortened))
+    trainer = train_from_yaml(str(QUICKSTART), shortened)
+    assert metrics(trainer, "patch_level/stage") == [0] * 20 + [1] * 10
+    evals = metrics(trainer, "metrics/eval/LanguageCrossEntropy")
+    assert len(evals) == 3
+    assert evals[-1] < evals[0]
+    assert list((tmp_path / "run").glob("*.pt"))
+    assert list((tmp_path / "run").rglob("config.json"))

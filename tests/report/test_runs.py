@@ -1,0 +1,92 @@
+"""The report in llm-foundry's own training."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patch_algorithm.report import StageReport, StageReportError
+from tests.support import config, metrics, mpt, train
+
+
+def run(corpus: Path, report: dict[str, Any] | None = None, context: int = 8, **changes: Any) -> Any:
+    settings: dict[str, Any] = {
+        "callbacks": {"stage_report": {"interval": "2ba"} | (report or {})},
+        "algorithms": {"patch_level": {"k": 4, "ratio": "4ba"}},
+        "eval_interval": "2ba",
+    }
+    return train(config(corpus, mpt(max_seq_len=context), **(settings | changes)))
+
+
+def report_of(trainer: Any) -> StageReport:
+    return next(c for c in trainer.state.callbacks if isinstance(c, StageReport))
+
+
+def test_it_records_what_the_trainer_logs(corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    trainer = run(corpus, save_folder=str(tmp_path / "run"), save_interval="4ba")
+    record = report_of(trainer).record
+    assert [(s.k, len(s.losses)) for s in record.stages] == [(4, 4), (1, 2)]
+    assert record.stages[0].losses + record.stages[1].losses == metrics(trainer, "loss/train/total")
+    assert [s.tokens for s in record.stages] == [[4 * 32] * 4, [4 * 32] * 2]
+    assert all(s > 0 for stage in record.stages for s in stage.seconds)
+    assert [e.batch for e in record.evals] == [2, 4, 6]
+    assert [e.loss for e in record.evals] == metrics(trainer, "metrics/eval/LanguageCrossEntropy")
+    assert record.compute_share == pytest.approx(metrics(trainer, "patch_level/compute_share")[-1])
+    out = capsys.readouterr().out
+    assert re.findall(r"^\[(\w+) stage, batch (\d+)/6\] loss", out, re.M) == [
+        ("patch", "1"),
+        ("patch", "2"),
+        ("patch", "4"),
+        ("token", "6"),
+    ]
+    assert "at the switch (batch 4)" in out
+    assert f"checkpoint: {tmp_path}/run/ep0-ba6-rank0.pt" in out
+
+
+def test_without_the_algorithm(corpus: Path, capsys: Any) -> None:
+    trainer = run(corpus, algorithms=None, eval_interval=0, context=32)
+    assert [(s.k, len(s.losses)) for s in report_of(trainer).record.stages] == [(1, 6)]
+    assert "compute: 1.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("eval_interval", "evaluated"), [("6ba", [6]), ("4ba", [4, 6])], ids=["on the end", "beside the end"]
+)
+def test_an_evaluation_after_the_end_of_fit_is_reported(
+    corpus: Path, capsys: Any, eval_interval: str, evaluated: list[int]
+) -> None:
+    trainer = run(corpus, eval_interval=eval_interval)
+    assert [e.batch for e in report_of(trainer).record.evals] == evaluated
+    out = capsys.readouterr().out
+    assert out.count("\nSummary\n") == 1
+    assert "at the end (batch 6)" in out
+
+
+def test_a_run_in_epochs(corpus: Path, capsys: Any) -> None:
+    run(corpus, max_duration="1ep", algorithms={"patch_level": {"k": 4, "ratio": 0.5}}, eval_interval=0)
+    lines = re.findall(r"^\[(\w+) stage, batch (\d+)/64\].*", capsys.readouterr().out, re.M)
+    assert ("patch", "32") in lines
+    assert ("token", "34") in lines
+
+
+@pytest.mark.parametrize("eval_interval", ["2ba", "4ba"])
+def test_a_run_that_learns_too_little_fails_after_its_summary(
+    corpus: Path, capsys: Any, eval_interval: str
+) -> None:
+    with pytest.raises(StageReportError, match=r"patch stage went from .* of at least 50 was required"):
+        run(corpus, {"require_loss_drop": 50}, eval_interval=eval_interval)
+    assert "\nSummary\n" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:The switch at 4ba is not before the end of the run at 2ba")
+def test_a_resumed_run_reports_the_whole(corpus: Path, tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    run(corpus, max_duration="2ba", save_folder=folder, save_interval="2ba", run_name="r")
+    trainer = run(corpus, save_folder=folder, save_interval="2ba", run_name="r", autoresume=True)
+    record = report_of(trainer).record
+    assert [(s.k, len(s.losses)) for s in record.stages] == [(4, 4), (1, 2)]
+    assert record.stages[0].losses[2:] + record.stages[1].losses == metrics(trainer, "loss/train/total")
+    assert [e.batch for e in record.evals] == [2, 4, 6]

@@ -1,0 +1,97 @@
+"""Prepares the data that a YAML asks for, then trains with llm-foundry.
+
+usage: composer train.py CONFIG.yaml [key=value ...]
+       python train.py CONFIG.yaml [key=value ...]     (one process, without the launcher)
+
+CONFIG.yaml is an llm-foundry training configuration; key=value overrides any of its keys, dotted:
+    composer train.py yamls/quickstart.yaml max_duration=1200ba algorithms.patch_level.k=2
+
+With llm-foundry's own keys it does what llm-foundry's train.py does. Where the configuration asks for
+the built-in corpus (variables.builtin_corpus), that is prepared first and reused later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+# Known to be harmless, and nothing a user of this script could act on. One line each, so that
+# whatever is new still shows.
+_HARMLESS_WARNINGS = (
+    "pkg_resources is deprecated",  # llm-foundry's import
+    "To copy construct from a tensor",  # Composer, on every step's loss
+    "alibi or rope is turned on",  # llm-foundry, whatever learned_pos_emb is
+    "InverseSquareRootWithWarmupScheduler is experimental",  # llm-foundry's only plateau with a decay
+    "Cannot split (tensor|list) of length",  # Composer, on a last evaluation batch that is smaller
+    "The `use_auth_token` argument is deprecated",  # llm-foundry calling transformers
+)
+
+
+def main(args: list[str]) -> int:
+    """Runs the script; returns its exit status: 0, 1 for a failed run, 2 for a bad configuration."""
+    if not args or args[0] in ("-h", "--help"):
+        (sys.stdout if args else sys.stderr).write(f"{__doc__}")
+        return 0 if args else 2
+    _settle_process()
+    from patch_algorithm.data import prepare, read_config
+
+    try:
+        prepare(read_config(args[0], args[1:]))
+    except ValueError as error:
+        return _complain(error, 2)
+    from llmfoundry.command_utils import train_from_yaml
+
+    from patch_algorithm.report import StageReportError
+
+    try:
+        train_from_yaml(args[0], args[1:])
+    except StageReportError as error:
+        return _complain(error, 1)
+    except ValueError as error:
+        if not _raised_by_us(error):
+            raise
+        return _complain(error, 2)
+    return 0
+
+
+def _settle_process() -> None:
+    """Sets what has to be set before torch and llm-foundry are imported."""
+    for message in _HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # The launcher leaves this unset, and every process would then start a thread for every core.
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
+    # Threads that spin while they wait cost several times the run where anything else uses the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("patch_algorithm").setLevel(logging.INFO)
+
+
+def _cores() -> int:
+    # What this process may use, which in a container is less than what the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    import patch_algorithm
+
+    frames = traceback.extract_tb(error.__traceback__)
+    home = Path(patch_algorithm.__file__).parent
+    return bool(frames) and home in Path(frames[-1].filename).parents
+
+
+def _complain(error: Exception, status: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"train.py: {error}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
