@@ -215,7 +215,8 @@ class PatchLevel(Algorithm):
         refuse_unsupported(model)
         self._warn_if_never_switching(state)
         # Folded batches would need k copies of the logits in the model's own train metrics.
-        self._metrics_aside, state.train_metrics = state.train_metrics, {}
+        if self._metrics_aside is None:  # else they still are, from a fit that broke off
+            self._metrics_aside, state.train_metrics = state.train_metrics, {}
         self._taps.attach()
 
     def _run_length(self, state: State) -> Time[int] | None:

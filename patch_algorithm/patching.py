@@ -152,6 +152,8 @@ def cut_batch(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
             cut[key] = value
     if _TOTAL in cut:
         cut[_TOTAL] = _real_tokens(cut["input_ids"], cut.get("attention_mask"))
+    if "attention_mask" in cut:
+        cut["attention_mask"] = _with_a_first_token(cut["attention_mask"])
     if _SCORED in cut:
         cut[_SCORED] = (cut["labels"][:, 1:] != IGNORE_INDEX).sum(dim=1).tolist()
     return cut
@@ -209,6 +211,18 @@ def _real_tokens(ids_BT: Tensor, mask_BT: Tensor | None) -> list[int]:
     if mask_BT is None:
         return [ids_BT.shape[1]] * ids_BT.shape[0]
     return mask_BT.sum(dim=1).tolist()
+
+
+def _with_a_first_token(mask_BT: Tensor) -> Tensor:
+    """Unmasks the first token of rows that are all padding, which models refuse or turn into NaN.
+
+    Such a row is a piece of a longer one. Its labels are ignored, so it predicts nothing either way;
+    leaving it out would let ranks disagree on the number of their microbatches.
+    """
+    empty_B = ~mask_BT.bool().any(dim=1)
+    mask_BT = mask_BT.clone()
+    mask_BT[:, 0] = mask_BT[:, 0].masked_fill(empty_B, 1)
+    return mask_BT
 
 
 def _require_multiple(T: int, of: int, what: str) -> None:

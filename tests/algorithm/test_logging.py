@@ -136,12 +136,13 @@ def test_batch_that_is_tried_again_is_not_counted_twice() -> None:
         [PatchLevel(k=4, ratio=1.0)],
         callbacks=[watch],
         max_duration="1ba",
+        device_train_microbatch_size=2,
     )
     trainer.state.auto_microbatching = True
     trainer.fit()
     plain = run(rows, [PatchLevel(k=4, ratio=1.0)], max_duration="1ba")
     assert retried
-    assert trainer.state.device_train_microbatch_size == 2
+    assert trainer.state.device_train_microbatch_size == 1
     for name in ("patch_level/loss", "loss/train/total", "patch_level/token_accuracy"):
         assert metrics(trainer, name) == pytest.approx(metrics(plain, name), rel=1e-6)
     assert metrics(trainer, "patch_level/compute_share") == [0.25]
