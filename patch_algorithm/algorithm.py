@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from composer.algorithms import SeqLengthWarmup
 from composer.algorithms.warnings import NoEffectWarning
-from composer.core import Algorithm, Event, State, Time, TimeUnit
+from composer.core import Algorithm, Event, State, Time
 from composer.loggers import Logger
 from composer.utils import dist
 
@@ -19,6 +19,7 @@ from patch_algorithm.banner import announce, banner
 from patch_algorithm.checks import check_batch, check_positions, check_rows, refuse_documents
 from patch_algorithm.clock import (
     dataloader_len,
+    in_batches,
     max_duration,
     next_step,
     raw_tokens,
@@ -122,7 +123,7 @@ class PatchLevel(Algorithm):
         self._in_patch_stage = False
         self._taps: ModelTaps | None = None
         self._metrics_aside: dict[str, Any] | None = None
-        self._first_batch_seen = False
+        self._row_lengths: set[int] = set()
         self._announced = False
         self._positions_per_row = 0
         self._compute_share = 1.0
@@ -206,7 +207,7 @@ class PatchLevel(Algorithm):
         )
         if self._plan.seq_len is not None:
             check_positions(self._plan.seq_len, context_length(model))
-        self._first_batch_seen = False
+        self._row_lengths = set()
         below = self._plan.k > 1 and is_below(state.timestamp, self._plan.switch)
         self._in_patch_stage = below and not self._left_patch_stage
         if not self._in_patch_stage:
@@ -227,13 +228,13 @@ class PatchLevel(Algorithm):
     def _warn_if_never_switching(self, state: State) -> None:
         switch, end = self._settled.switch, max_duration(state)
         batches = dataloader_len(state)
-        if switch.unit != end.unit and end.unit == TimeUnit.EPOCH and batches is not None:
-            end = run_length(end, batches)
+        if batches is not None and switch.unit != end.unit:
+            switch, end = in_batches(switch, batches), in_batches(end, batches)
         if switch.unit == end.unit and switch >= end:
             warnings.warn(
-                f"The switch at {switch.to_timestring()} is not before the end of the run at "
-                f"{end.to_timestring()}: the run ends as a patch model, which cannot generate. Lower ratio, "
-                "or resume the run with a longer max_duration.",
+                f"The switch at {self._settled.switch.to_timestring()} is not before the end of the run at "
+                f"{max_duration(state).to_timestring()}: the run ends as a patch model, which cannot "
+                "generate. Lower ratio, or resume the run with a longer max_duration.",
                 stacklevel=2,
             )
 
@@ -246,8 +247,8 @@ class PatchLevel(Algorithm):
                 return
         else:
             check_batch(state.batch)
-        if not self._first_batch_seen:
-            self._on_first_batch(state)
+        if state.batch["input_ids"].shape[1] not in self._row_lengths:
+            self._on_new_row_length(state)
         state.batch = self._cut_and_fold(state)
         self._positions_per_row = state.batch["input_ids"].shape[1]
 
@@ -271,8 +272,8 @@ class PatchLevel(Algorithm):
             self._plan = replace(self._settled, seq_len=L)
         return L if L is not None else T
 
-    def _on_first_batch(self, state: State) -> None:
-        self._first_batch_seen = True
+    def _on_new_row_length(self, state: State) -> None:
+        """Checks rows of a length not seen before; padded batches come in several."""
         batch = state.batch
         T = batch["input_ids"].shape[1]
         L = self._positions_for(T, state)
@@ -280,13 +281,14 @@ class PatchLevel(Algorithm):
         if k > 1 or T > L:
             check_batch(batch)
             check_rows(T, k, L, padded="attention_mask" in batch)
-        elif not self._patches:
+        elif not self._patches and not self._row_lengths:
             warnings.warn(
                 f"patch_level(k={self.k}, ratio={self.ratio!r}) has no effect: it trains at token level, and "
                 f"rows of {T} tokens need no cutting to seq_len={L}.",
                 NoEffectWarning,
                 stacklevel=2,
             )
+        self._row_lengths.add(T)
         if not self._announced:
             announce(banner(self._settled, T, self._in_patch_stage, max_duration(state)))
             self._announced = True

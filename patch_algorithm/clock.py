@@ -8,6 +8,7 @@ from patch_algorithm.stages import run_length
 
 __all__ = [
     "dataloader_len",
+    "in_batches",
     "max_duration",
     "next_step",
     "raw_tokens",
@@ -26,6 +27,11 @@ def max_duration(state: State) -> Time:
 def dataloader_len(state: State) -> int | None:
     """Batches per epoch; ``None`` if the data loader does not know."""
     return None if state.dataloader_len is None else int(state.dataloader_len.value)
+
+
+def in_batches(time: Time, batches_per_epoch: int) -> Time:
+    """``time`` with epochs turned into batches; other units stay."""
+    return run_length(time, batches_per_epoch) if time.unit == TimeUnit.EPOCH else time
 
 
 def raw_tokens(timestamp: Timestamp) -> int:
@@ -52,6 +58,6 @@ def share_of_run(state: State) -> float:
     """The share of ``max_duration`` that has been trained, from 0 to 1."""
     # Not get_elapsed_duration(), which stays 0 within an epoch.
     end, batches = max_duration(state), dataloader_len(state)
-    if end.unit == TimeUnit.EPOCH and batches is not None:
-        end = run_length(end, batches)
+    if batches is not None:
+        end = in_batches(end, batches)
     return float(state.timestamp.get(end.unit).value / end.value)

@@ -9,11 +9,13 @@ import pytest
 import torch
 from composer import Trainer
 from composer.algorithms.warnings import NoEffectWarning
+from composer.core import Event, State
 from composer.models import ComposerModel
 
 from patch_algorithm import PatchLevel
 from tests.algorithm.runs import (
     Row,
+    Watch,
     make_model,
     make_padded_rows,
     make_rows,
@@ -132,6 +134,21 @@ def test_baseline_is_identical_to_a_plain_run_on_rows_cut_beforehand(algorithm: 
 def test_baseline_that_cuts_does_not_say_it_has_no_effect(recwarn: pytest.WarningsRecorder) -> None:
     run(make_rows(8, 32), [PatchLevel(ratio=0)], model=make_model(max_seq_len=8), max_duration="1ba")
     assert not [w for w in recwarn if w.category is NoEffectWarning]
+
+
+@pytest.mark.parametrize("ratio", ["2ba", "1ep"])
+def test_nothing_of_ours_is_left_on_the_model_after_the_switch(ratio: str) -> None:
+    def look(state: State) -> None:
+        model: Any = state.model
+        hooks = [n for n, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+        found.append((hooks, "loss" in vars(model)))
+
+    found: list[tuple[list[str], bool]] = []
+    rows = make_rows(8, 16)  # two batches
+    # Composer evaluates and saves only after BATCH_END, so that already sees the ordinary model.
+    watch = Watch(Event.BATCH_CHECKPOINT, look)
+    run(rows, [PatchLevel(k=4, ratio=ratio)], max_duration="4ba", callbacks=[watch])
+    assert found == [(["model.transformer.wte"], False), *[([], False)] * 3]
 
 
 def test_the_comparison_sees_a_difference() -> None:
