@@ -119,7 +119,7 @@ class PatchLevel(Algorithm):
         self._ratio = parse_ratio(ratio)
         self._plan: StagePlan | None = None
         self._left_patch_stage = False
-        self._patch_tokens = 0
+        self._spared_tokens = 0.0  # of token-level training, so far
         self._in_patch_stage = False
         self._taps: ModelTaps | None = None
         self._metrics_aside: dict[str, Any] | None = None
@@ -170,7 +170,7 @@ class PatchLevel(Algorithm):
             **super().state_dict(),
             **plan,
             "left_patch_stage": self._left_patch_stage,
-            "patch_tokens": self._patch_tokens,
+            "spared_tokens": self._spared_tokens,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -178,7 +178,7 @@ class PatchLevel(Algorithm):
         if "switch" in state:
             self._plan = StagePlan.from_state_dict(state)
         self._left_patch_stage = state.get("left_patch_stage", False)
-        self._patch_tokens = state.get("patch_tokens", 0)
+        self._spared_tokens = state.get("spared_tokens", 0.0)
 
     def _on_init(self, state: State, logger: Logger) -> None:
         if sum(isinstance(algorithm, PatchLevel) for algorithm in state.algorithms) > 1:
@@ -208,6 +208,8 @@ class PatchLevel(Algorithm):
         if self._plan.seq_len is not None:
             check_positions(self._plan.seq_len, context_length(model))
         self._row_lengths = set()
+        if state.timestamp.batch == 0:
+            self._spared_tokens = 0.0  # the clock may have been set back
         below = self._plan.k > 1 and is_below(state.timestamp, self._plan.switch)
         self._in_patch_stage = below and not self._left_patch_stage
         if not self._in_patch_stage:
@@ -265,12 +267,13 @@ class PatchLevel(Algorithm):
 
     def _positions_for(self, T: int, state: State) -> int:
         """The positions L that rows of T tokens are cut to; settles them on the way."""
-        L = self._settled.seq_len
-        if self.seq_len is None and (L is None or T > L):
+        L, from_rows = self._settled.seq_len, self._settled.seq_len_from_rows
+        if L is None or (from_rows and T > L):
             context = context_length(unwrap(state.model))
-            L = context if context is not None and T > context else T
-            self._plan = replace(self._settled, seq_len=L)
-        return L if L is not None else T
+            L = T if context is None else min(T, context)
+            from_rows = context is None or T <= context
+            self._plan = replace(self._settled, seq_len=L, seq_len_from_rows=from_rows)
+        return L
 
     def _on_new_row_length(self, state: State) -> None:
         """Checks rows of a length not seen before; padded batches come in several."""
@@ -318,7 +321,7 @@ class PatchLevel(Algorithm):
     def _on_batch_end(self, state: State, logger: Logger) -> None:
         tokens = raw_tokens_of_last_step(state)
         if self._in_patch_stage:
-            self._patch_tokens += tokens
+            self._spared_tokens += tokens - tokens / self._settled.k
             logger.log_metrics(self._patch_metrics())
         self._log_progress(state, logger, tokens)
         if self._in_patch_stage and not is_below(next_step(state), self._settled.switch):
@@ -337,8 +340,7 @@ class PatchLevel(Algorithm):
         }
 
     def _log_progress(self, state: State, logger: Logger, tokens: int) -> None:
-        saved = self._patch_tokens * (1 - 1 / self._settled.k)
-        self._compute_share = 1 - saved / max(raw_tokens(state.timestamp), 1)
+        self._compute_share = 1 - self._spared_tokens / max(raw_tokens(state.timestamp), 1)
         seconds = state.timestamp.batch_wct.total_seconds()
         logger.log_metrics(
             {

@@ -129,6 +129,8 @@ class StagePlan:
         k: Patch size of the patch stage.
         switch: Where the patch stage ends, on the trainer's clock.
         seq_len: Positions the model is trained on; ``None`` until the first batch has been seen.
+        seq_len_from_rows: Whether ``seq_len`` is no more than the longest row seen, which longer rows
+            that the model can take raise.
         length: The run length that a fraction was taken of; ``None`` if ``ratio`` was a time.
     """
 
@@ -136,6 +138,7 @@ class StagePlan:
     switch: Time[int]
     seq_len: int | None
     length: Time[int] | None
+    seq_len_from_rows: bool = False
 
     def state_dict(self) -> dict[str, int | str | None]:
         """The plan in primitives, as checkpoints want it."""
@@ -144,6 +147,7 @@ class StagePlan:
             "switch": self.switch.value,
             "switch_unit": self.switch.unit.value,
             "seq_len": self.seq_len,
+            "seq_len_from_rows": self.seq_len_from_rows,
             "length": None if self.length is None else self.length.value,
             "length_unit": None if self.length is None else self.length.unit.value,
         }
@@ -157,6 +161,7 @@ class StagePlan:
             switch=Time(state["switch"], state["switch_unit"]),
             seq_len=state["seq_len"],
             length=None if length is None else Time(length, state["length_unit"]),
+            seq_len_from_rows=state["seq_len_from_rows"],
         )
 
     def __str__(self) -> str:
@@ -205,7 +210,9 @@ def settle(
                 f"same fraction of the present max_duration would be {configured.switch.to_timestring()}.",
                 stacklevel=2,
             )
-        return replace(saved, seq_len=saved.seq_len if saved.seq_len is not None else seq_len)
+        if seq_len is not None:
+            return replace(saved, seq_len=seq_len, seq_len_from_rows=False)
+        return saved
     if on_mismatch == "error":
         raise ValueError(
             f"The checkpoint was trained with {saved}, the configuration says "
