@@ -7,15 +7,8 @@ from typing import Any
 
 import pytest
 
-from patch_algorithm.report import (
-    EvalRecord,
-    RunRecord,
-    StageRecord,
-    StageReport,
-    loss_drop,
-    shortcomings,
-    summary,
-)
+from patch_algorithm.record import EvalRecord, RunRecord, StageRecord, loss_drop, shortcomings, summary
+from patch_algorithm.report import StageReport
 
 
 def stage(k: int, losses: list[float], seconds: float = 0.5) -> StageRecord:
