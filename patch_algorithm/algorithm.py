@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from composer.algorithms import SeqLengthWarmup
 from composer.algorithms.warnings import NoEffectWarning
 from composer.core import Algorithm, Event, State, Time
 from composer.loggers import Logger
-from composer.utils import dist
 
 from patch_algorithm.banner import announce, banner
-from patch_algorithm.checks import check_batch, check_positions, check_rows, refuse_documents
+from patch_algorithm.checks import (
+    check_batch,
+    check_microbatch,
+    check_positions,
+    check_rows,
+    refuse_company,
+    refuse_documents,
+)
 from patch_algorithm.clock import (
     dataloader_len,
-    in_batches,
     max_duration,
     next_step,
     raw_tokens,
@@ -32,11 +35,13 @@ from patch_algorithm.patching import PATCH_TARGETS, cut_batch, fold_batch
 from patch_algorithm.stages import (
     ON_MISMATCH,
     StagePlan,
+    in_batches,
     is_below,
     parse_ratio,
     run_length,
     settle,
 )
+from patch_algorithm.tally import LossTally
 
 __all__ = ["PatchLevel"]
 
@@ -117,6 +122,9 @@ class PatchLevel(Algorithm):
             raise ValueError(f"on_mismatch={on_mismatch!r} is none of {', '.join(ON_MISMATCH)}.")
         self.on_mismatch = on_mismatch
         self._ratio = parse_ratio(ratio)
+        self._forget_run()
+
+    def _forget_run(self) -> None:
         self._plan: StagePlan | None = None
         self._left_patch_stage = False
         self._spared_tokens = 0.0  # of token-level training, so far
@@ -125,9 +133,10 @@ class PatchLevel(Algorithm):
         self._metrics_aside: dict[str, Any] | None = None
         self._row_lengths: set[int] = set()
         self._announced = False
+        self._warned_of_no_switch = False
         self._positions_per_row = 0
         self._compute_share = 1.0
-        self._tally: torch.Tensor | None = None
+        self._tally = LossTally()
 
     def __repr__(self) -> str:
         return (
@@ -181,15 +190,10 @@ class PatchLevel(Algorithm):
         self._spared_tokens = state.get("spared_tokens", 0.0)
 
     def _on_init(self, state: State, logger: Logger) -> None:
-        if sum(isinstance(algorithm, PatchLevel) for algorithm in state.algorithms) > 1:
-            raise ValueError(
-                "There are two patch_level algorithms; one run has one switch. Keep one of them."
-            )
-        if any(isinstance(algorithm, SeqLengthWarmup) for algorithm in state.algorithms):
-            raise ValueError(
-                "patch_level cannot run together with SeqLengthWarmup: both change the length of rows. "
-                "Remove SeqLengthWarmup."
-            )
+        if self._taps is not None:
+            self._taps.detach()
+        self._forget_run()  # of another trainer
+        refuse_company(state, PatchLevel)
         if self._patches:
             refuse_unsupported(unwrap(state.model))
 
@@ -212,8 +216,15 @@ class PatchLevel(Algorithm):
             self._spared_tokens = 0.0  # the clock may have been set back
         below = self._plan.k > 1 and is_below(state.timestamp, self._plan.switch)
         self._in_patch_stage = below and not self._left_patch_stage
+        if below and self._left_patch_stage:
+            warnings.warn(
+                f"The switch is at {self._plan.switch.to_timestring()}, but the patch stage was left before "
+                "and is not entered again. Start a new run from the weights (load_weights_only) for another.",
+                stacklevel=2,
+            )
         if not self._in_patch_stage:
             self._left_patch_stage = True
+            self._taps.detach()  # from a fit that broke off
             return
         refuse_unsupported(model)
         self._warn_if_never_switching(state)
@@ -228,20 +239,26 @@ class PatchLevel(Algorithm):
         return run_length(max_duration(state), dataloader_len(state))
 
     def _warn_if_never_switching(self, state: State) -> None:
-        switch, end = self._settled.switch, max_duration(state)
+        switch, end = self._settled_plan.switch, max_duration(state)
         batches = dataloader_len(state)
         if batches is not None and switch.unit != end.unit:
             switch, end = in_batches(switch, batches), in_batches(end, batches)
         if switch.unit == end.unit and switch >= end:
-            warnings.warn(
-                f"The switch at {self._settled.switch.to_timestring()} is not before the end of the run at "
-                f"{max_duration(state).to_timestring()}: the run ends as a patch model, which cannot "
-                "generate. Lower ratio, or resume the run with a longer max_duration.",
-                stacklevel=2,
-            )
+            self._warn_of_no_switch(state)
+
+    def _warn_of_no_switch(self, state: State) -> None:
+        if self._warned_of_no_switch:
+            return
+        self._warned_of_no_switch = True
+        warnings.warn(
+            f"The switch at {self._settled_plan.switch.to_timestring()} is not before the end of the run at "
+            f"{max_duration(state).to_timestring()}: the run ends as a patch model, which cannot generate. "
+            "Lower ratio, or resume the run with a longer max_duration.",
+            stacklevel=3,
+        )
 
     def _on_after_dataloader(self, state: State, logger: Logger) -> None:
-        if self._in_patch_stage and not is_below(state.timestamp, self._settled.switch):
+        if self._in_patch_stage and not is_below(state.timestamp, self._settled_plan.switch):
             self._leave_patch_stage(state)
         if not self._in_patch_stage:
             self._give_metrics_back(state)
@@ -256,7 +273,7 @@ class PatchLevel(Algorithm):
 
     def _cut_and_fold(self, state: State) -> Any:
         batch = state.batch
-        k = self._settled.k if self._in_patch_stage else 1
+        k = self._settled_plan.k if self._in_patch_stage else 1
         longest = k * self._positions_for(batch["input_ids"].shape[1], state)
         too_long = batch["input_ids"].shape[1] > longest
         if too_long or self._in_patch_stage:
@@ -267,12 +284,12 @@ class PatchLevel(Algorithm):
 
     def _positions_for(self, T: int, state: State) -> int:
         """The positions L that rows of T tokens are cut to; settles them on the way."""
-        L, from_rows = self._settled.seq_len, self._settled.seq_len_from_rows
+        L, from_rows = self._settled_plan.seq_len, self._settled_plan.seq_len_from_rows
         if L is None or (from_rows and T > L):
             context = context_length(unwrap(state.model))
             L = T if context is None else min(T, context)
             from_rows = context is None or T <= context
-            self._plan = replace(self._settled, seq_len=L, seq_len_from_rows=from_rows)
+            self._plan = replace(self._settled_plan, seq_len=L, seq_len_from_rows=from_rows)
         return L
 
     def _on_new_row_length(self, state: State) -> None:
@@ -280,10 +297,13 @@ class PatchLevel(Algorithm):
         batch = state.batch
         T = batch["input_ids"].shape[1]
         L = self._positions_for(T, state)
-        k = self._settled.k if self._in_patch_stage else 1
+        k = self._settled_plan.k if self._in_patch_stage else 1
         if k > 1 or T > L:
             check_batch(batch)
-            check_rows(T, k, L, padded="attention_mask" in batch)
+            padded = "attention_mask" in batch
+            check_rows(T, k, L, padded, first=not self._row_lengths)
+            if padded and T > L:
+                check_microbatch(T // L, state.device_train_microbatch_size, unwrap(state.model))
         elif not self._patches and not self._row_lengths:
             warnings.warn(
                 f"patch_level(k={self.k}, ratio={self.ratio!r}) has no effect: it trains at token level, and "
@@ -293,51 +313,44 @@ class PatchLevel(Algorithm):
             )
         self._row_lengths.add(T)
         if not self._announced:
-            announce(banner(self._settled, T, self._in_patch_stage, max_duration(state)))
+            announce(banner(self._settled_plan, T, self._in_patch_stage, max_duration(state)))
             self._announced = True
 
     def _on_before_train_batch(self, state: State, logger: Logger) -> None:
-        self._tally = None  # an out-of-memory retry starts the batch anew
+        self._tally.reset()
+        self._model_taps.restore_loss()
 
     def _on_before_forward(self, state: State, logger: Logger) -> None:
-        self._attached.arm(state.batch)
+        self._model_taps.arm(state.batch)
 
     def _on_after_forward(self, state: State, logger: Logger) -> None:
-        self._attached.require_one_lookup()
+        self._model_taps.require_one_lookup()
 
     def _on_before_loss(self, state: State, logger: Logger) -> None:
         outputs: Any = state.outputs
+        if not isinstance(outputs, Mapping) or "logits" not in outputs:
+            raise ValueError(
+                f"The model's forward returned {type(outputs).__name__} where patch-level training needs a "
+                "mapping with 'logits'. Wrap it as Composer's HuggingFaceModel, or train at token level."
+            )
         loss = patch_cross_entropy(outputs["logits"], state.batch[PATCH_TARGETS])
-        self._attached.replace_loss(loss.mean, outputs)
-        seen = torch.stack([part.detach().double() for part in (loss.sum, loss.count, loss.hits)])
-        self._tally = seen if self._tally is None else self._tally + seen
+        self._model_taps.replace_loss(loss.mean, outputs)
+        self._tally.add(loss)
 
     def _on_after_loss(self, state: State, logger: Logger) -> None:
-        self._attached.restore_loss()
+        self._model_taps.restore_loss()
 
     def _on_after_backward(self, state: State, logger: Logger) -> None:
-        self._attached.disarm()
+        self._model_taps.disarm()
 
     def _on_batch_end(self, state: State, logger: Logger) -> None:
         tokens = raw_tokens_of_last_step(state)
         if self._in_patch_stage:
-            self._spared_tokens += tokens - tokens / self._settled.k
-            logger.log_metrics(self._patch_metrics())
+            self._spared_tokens += tokens - tokens / self._settled_plan.k
+            logger.log_metrics(self._tally.metrics(), step=_step(state))
         self._log_progress(state, logger, tokens)
-        if self._in_patch_stage and not is_below(next_step(state), self._settled.switch):
+        if self._in_patch_stage and not is_below(next_step(state), self._settled_plan.switch):
             self._leave_patch_stage(state)
-
-    def _patch_metrics(self) -> dict[str, float]:
-        if self._tally is None:
-            return {}
-        dist.all_reduce(self._tally, reduce_operation="SUM")
-        loss_sum, count, hits = self._tally.tolist()
-        mean = loss_sum / max(count, 1)
-        return {
-            "patch_level/loss": mean,
-            "patch_level/perplexity": math.exp(min(mean, 700.0)),
-            "patch_level/token_accuracy": hits / max(count, 1),
-        }
 
     def _log_progress(self, state: State, logger: Logger, tokens: int) -> None:
         self._compute_share = 1 - self._spared_tokens / max(raw_tokens(state.timestamp), 1)
@@ -345,26 +358,29 @@ class PatchLevel(Algorithm):
         logger.log_metrics(
             {
                 "patch_level/stage": 0 if self._in_patch_stage else 1,
-                "patch_level/k": self._settled.k if self._in_patch_stage else 1,
+                "patch_level/k": self._settled_plan.k if self._in_patch_stage else 1,
                 "patch_level/positions_per_row": self._positions_per_row,
                 "patch_level/share_of_run": share_of_run(state),
                 "patch_level/raw_tokens_per_sec": tokens / seconds if seconds > 0 else 0.0,
                 "patch_level/compute_share": self._compute_share,
-            }
+            },
+            step=_step(state),
         )
 
     def _on_epoch_end(self, state: State, logger: Logger) -> None:
-        if not is_below(state.timestamp, self._settled.switch):
+        if not is_below(state.timestamp, self._settled_plan.switch):
             self._leave_patch_stage(state)
 
     def _on_fit_end(self, state: State, logger: Logger) -> None:
-        self._attached.detach()
+        if self._in_patch_stage:
+            self._warn_of_no_switch(state)
+        self._model_taps.detach()
         self._give_metrics_back(state)
 
     def _leave_patch_stage(self, state: State) -> None:
         self._in_patch_stage = False
         self._left_patch_stage = True
-        self._attached.detach()
+        self._model_taps.detach()
         announce(
             f"patch_level: the patch stage ends at batch {state.timestamp.batch.value}; "
             "token stage from here on."
@@ -377,13 +393,13 @@ class PatchLevel(Algorithm):
             state.train_metrics, self._metrics_aside = self._metrics_aside, None
 
     @property
-    def _settled(self) -> StagePlan:
+    def _settled_plan(self) -> StagePlan:
         if self._plan is None:
             raise RuntimeError("patch_level has not seen the start of a fit.")
         return self._plan
 
     @property
-    def _attached(self) -> ModelTaps:
+    def _model_taps(self) -> ModelTaps:
         if self._taps is None:
             raise RuntimeError("patch_level has not seen the start of a fit.")
         return self._taps
@@ -393,6 +409,11 @@ def _positive_int(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} is not a whole number of at least 1.")
     return value
+
+
+def _step(state: State) -> int:
+    # The trainer logs a step's loss before it advances its clock: the two belong on one line.
+    return int(state.timestamp.batch.value) - 1
 
 
 def _has_token_rows(batch: Any) -> bool:

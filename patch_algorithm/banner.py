@@ -54,7 +54,7 @@ def banner(plan: StagePlan, T: int, in_patch_stage: bool, end: Time) -> str:
     if in_patch_stage:
         lines.append(f"  compute: a patch step costs 1/{k} of a token step on the same raw tokens")
         if plan.switch.unit == end.unit or plan.length is not None:
-            length = plan.length if plan.length is not None else end
+            length = end if plan.switch.unit == end.unit or plan.length is None else plan.length
             share = min(plan.switch.value / length.value, 1.0)
             lines[-1] += f"; the whole run {share / k + 1 - share:.2f} of token-only training"
         if patch_T // k < token_T:

@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from composer.algorithms import SeqLengthWarmup
+from composer.core import Algorithm, State
 from composer.models import ComposerModel
 from torch import Tensor
 
-__all__ = ["check_batch", "check_positions", "check_rows", "refuse_documents"]
+__all__ = [
+    "check_batch",
+    "check_microbatch",
+    "check_positions",
+    "check_rows",
+    "refuse_company",
+    "refuse_documents",
+]
 
 
 def check_batch(batch: Any) -> None:
@@ -35,7 +44,7 @@ def check_batch(batch: Any) -> None:
         )
 
 
-def check_rows(T: int, k: int, L: int, padded: bool) -> None:
+def check_rows(T: int, k: int, L: int, padded: bool, first: bool = True) -> None:
     """Checks the length of the rows against every stage of the run.
 
     Args:
@@ -43,11 +52,14 @@ def check_rows(T: int, k: int, L: int, padded: bool) -> None:
         k: Patch size of the patch stage; 1 if the run has none.
         L: Positions the model is trained on.
         padded: Whether the batch has an attention mask, so that rows can be padded to full patches.
+        first: Whether this is the first batch. Later padded batches may well be shorter than two
+            patches; they then predict nothing.
 
     Raises:
         ValueError: If some stage could neither cut nor fold the rows; it says what would.
     """
-    if T < 2 * k:
+    patches = -(-T // k) if padded else T // k
+    if patches < 2 and (first or not padded):
         raise ValueError(
             f"Rows of {T} tokens are shorter than two patches of k={k}, so no position has a next patch to "
             f"predict. Use rows of at least {2 * k} tokens (max_seq_len of the training data set), better "
@@ -75,6 +87,27 @@ def check_rows(T: int, k: int, L: int, padded: bool) -> None:
         )
 
 
+def check_microbatch(pieces: int, microbatch: object, model: ComposerModel) -> None:
+    """Checks that no microbatch of cut, padded rows can be without a scored label.
+
+    Args:
+        pieces: Pieces that the token stage cuts a row into.
+        microbatch: The trainer's ``device_train_microbatch_size``.
+        model: A model whose forward computes the loss, as Hugging Face's do, divides by the number of
+            scored labels and makes NaN of none. MPT's wrapper guards against it.
+
+    Raises:
+        ValueError: If a microbatch can hold only the padding of a row.
+    """
+    guarded = hasattr(model, "loss_fn")
+    if not guarded and isinstance(microbatch, int) and microbatch % pieces:
+        raise ValueError(
+            f"The token stage cuts each row into {pieces} pieces, and device_train_microbatch_size="
+            f"{microbatch} is no multiple of {pieces}: a microbatch of nothing but padding would make the "
+            f"loss NaN. Set it to a multiple of {pieces}, or pack the rows."
+        )
+
+
 def check_positions(seq_len: int, context: int | None) -> None:
     """Checks that the positions asked for fit the model.
 
@@ -85,6 +118,26 @@ def check_positions(seq_len: int, context: int | None) -> None:
         raise ValueError(
             f"seq_len={seq_len} positions exceed the model's context of {context}. Set seq_len to at most "
             f"{context} (a row may hold k times as many tokens), or enlarge the model's max_seq_len."
+        )
+
+
+def refuse_company(state: State, kind: type[Algorithm]) -> None:
+    """Refuses what cannot run beside the algorithm of type ``kind``.
+
+    Raises:
+        ValueError: For a second instance, SeqLengthWarmup and tensor parallelism.
+    """
+    if sum(isinstance(algorithm, kind) for algorithm in state.algorithms) > 1:
+        raise ValueError("There are two patch_level algorithms; one run has one switch. Keep one of them.")
+    if any(isinstance(algorithm, SeqLengthWarmup) for algorithm in state.algorithms):
+        raise ValueError(
+            "patch_level cannot run together with SeqLengthWarmup: both change the length of rows. "
+            "Remove SeqLengthWarmup."
+        )
+    if state.tp_config is not None:
+        raise ValueError(
+            "patch_level does not support tensor parallelism (tp_config): the ids it gives the embedding "
+            "are not distributed. Use FSDP or DDP."
         )
 
 

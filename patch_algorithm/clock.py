@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from composer.core import State, Time, Timestamp, TimeUnit
+from composer.core import State, Time, Timestamp
 
-from patch_algorithm.stages import run_length
+from patch_algorithm.stages import in_batches
 
 __all__ = [
     "dataloader_len",
-    "in_batches",
     "max_duration",
     "next_step",
     "raw_tokens",
@@ -29,14 +28,8 @@ def dataloader_len(state: State) -> int | None:
     return None if state.dataloader_len is None else int(state.dataloader_len.value)
 
 
-def in_batches(time: Time, batches_per_epoch: int) -> Time:
-    """``time`` with epochs turned into batches; other units stay."""
-    return run_length(time, batches_per_epoch) if time.unit == TimeUnit.EPOCH else time
-
-
 def raw_tokens(timestamp: Timestamp) -> int:
-    """Raw tokens trained on so far."""
-    # A loader whose DataSpec counts no tokens still counts samples.
+    """Raw tokens trained on so far; samples, where the data loader counts no tokens."""
     return int(timestamp.token.value or timestamp.sample.value)
 
 

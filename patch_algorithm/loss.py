@@ -138,7 +138,7 @@ class _PatchCrossEntropy(torch.autograd.Function):
             exp_nV = torch.sub(chunk_nV, max_N[rows, None], out=work_nV[: len(chunk_nV)]).exp_()
             torch.sum(exp_nV, dim=-1, out=sum_N[rows])
         chosen_NK = logits_NV.gather(1, safe_NK).to(dtype) - max_N[:, None]
-        # where(), not a product with the mask: a position without targets may hold anything.
+        # where(), not a product with the mask: the sum stays finite whatever an unscored position holds.
         gain = torch.where(valid_NK, chosen_NK, 0).sum()
         total = torch.where(count_N > 0, count_N * sum_N.log(), 0).sum() - gain
         hits = ((safe_NK == best_N[:, None]) & valid_NK).sum()

@@ -82,8 +82,8 @@ def refuse_unsupported(model: ComposerModel) -> None:
         )
     if not getattr(model, "shift_labels", True):
         raise ValueError(
-            f"{name} is set to shift_labels=False: its labels are already shifted, while patch targets "
-            "need labels aligned with the tokens. Set shift_labels=True and give unshifted labels."
+            f"{name} is set to shift_labels=False, while patch targets need labels that are aligned with the "
+            "tokens. Set shift_labels=True and give unshifted labels."
         )
     if not getattr(config, "use_return_dict", True):
         raise ValueError(f"{name} returns tuples. Set return_dict to true in its config.")
@@ -96,9 +96,10 @@ def _refuse_further_embeddings(model: ComposerModel, name: str) -> None:
     if vocabulary is None:
         return
     context = context_length(model)
+    own = set(first.modules())  # FSDP may have wrapped it
     for path, module in model.named_modules():
         rows = getattr(module, "num_embeddings", None)
-        if module is first or not isinstance(rows, int):
+        if module in own or not isinstance(rows, int):
             continue
         # Tables of positions may be as large as a small vocabulary; OPT's holds two rows more.
         positional = context is not None and context <= rows <= context + 2
@@ -126,6 +127,7 @@ class ModelTaps:
         self._feed = _EmbeddingFeed()
         self._handles: list[Any] = []
         self._loss_replaced = False
+        self._instance_loss: Callable[..., Any] | None = None
         self._checked_own_loss = False
 
     @property
@@ -168,10 +170,11 @@ class ModelTaps:
             ValueError: If not.
         """
         if self._feed.lookups != 1:
+            # An embedding in evaluation mode is left alone, too.
             raise ValueError(
                 f"The input embedding of {type(self._model).__name__} was looked up {self._feed.lookups} "
-                "times in one forward pass; patch-level training needs exactly one lookup of the token "
-                "ids. Train this model at token level."
+                "times in one training forward; patch-level training needs exactly one lookup of the token "
+                "ids, by an embedding in training mode. Train this model at token level."
             )
 
     def replace_loss(self, patch_loss: Tensor, outputs: Any) -> None:
@@ -185,6 +188,7 @@ class ModelTaps:
             outputs: What the model's forward returned.
         """
         self.restore_loss()
+        self._instance_loss = vars(self._model).get("loss")
         own_loss: Callable[..., Any] = self._model.loss
 
         def loss(*_: Any, **__: Any) -> Any:
@@ -199,6 +203,9 @@ class ModelTaps:
         """Gives the model's own loss call back."""
         if self._loss_replaced:
             del self._model.loss
+            if self._instance_loss is not None:
+                self._model.loss = self._instance_loss
+            self._instance_loss = None
             self._loss_replaced = False
 
     def _require_finite(self, extra: Any) -> None:

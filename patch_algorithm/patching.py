@@ -202,7 +202,8 @@ def fold_batch(batch: Mapping[str, Any], k: int) -> dict[str, Any]:
         folded[PATCH_MASK] = mask_BPK
     folded[PATCH_IDS] = ids_BPK
     folded[PATCH_TARGETS] = targets_BPK
-    folded[_TOTAL] = _real_tokens(batch["input_ids"], batch.get("attention_mask"))
+    if _TOTAL not in batch:
+        folded[_TOTAL] = _real_tokens(batch["input_ids"], batch.get("attention_mask"))
     folded[_SCORED] = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
     return folded
 

@@ -7,6 +7,7 @@ The switch point is given as a fraction of the run or as a time, and resolved on
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ON_MISMATCH",
     "StagePlan",
+    "in_batches",
     "is_below",
     "parse_ratio",
     "resolve_switch",
@@ -54,6 +56,8 @@ def parse_ratio(ratio: float | str) -> float | Time[int]:
         raise ValueError(f"ratio={ratio!r} is neither a fraction nor a time. {_HOW}")
     if not isinstance(ratio, str):
         return _checked_fraction(float(ratio), ratio)
+    if re.fullmatch(r"[\d_.eE+-]+", ratio.strip()):  # Composer would read seconds
+        raise ValueError(f"ratio={ratio!r} is a string without a unit. {_HOW}")
     try:
         time = Time.from_timestring(ratio)
     except (ValueError, TypeError, OverflowError) as error:
@@ -65,6 +69,13 @@ def parse_ratio(ratio: float | str) -> float | Time[int]:
     if time.value < 0:
         raise ValueError(f"ratio={ratio!r} is negative. {_HOW}")
     return Time(int(time.value), time.unit)
+
+
+def in_batches(time: Time, batches_per_epoch: int) -> Time:
+    """``time`` with epochs turned into batches; other units stay."""
+    if time.unit != TimeUnit.EPOCH:
+        return time
+    return Time(int(time.value) * batches_per_epoch, TimeUnit.BATCH)
 
 
 def run_length(max_duration: Time, dataloader_len: int | None) -> Time[int]:
@@ -87,7 +98,7 @@ def run_length(max_duration: Time, dataloader_len: int | None) -> Time[int]:
                 f"ratio is a fraction of max_duration={max_duration.to_timestring()!r}, and the data "
                 f"loader does not know its length, so epochs cannot be counted in batches: {mend}"
             )
-        return Time(int(max_duration.value) * dataloader_len, TimeUnit.BATCH)
+        return in_batches(max_duration, dataloader_len)
     if max_duration.unit not in _UNITS:
         raise ValueError(
             f"ratio is a fraction of max_duration={max_duration.to_timestring()!r}, whose unit is not "
@@ -213,11 +224,12 @@ def settle(
         if seq_len is not None:
             return replace(saved, seq_len=seq_len, seq_len_from_rows=False)
         return saved
+    if _same(as_started, saved.switch):
+        configured = replace(configured, switch=saved.switch, length=saved.length)
     if on_mismatch == "error":
         raise ValueError(
-            f"The checkpoint was trained with {saved}, the configuration says "
-            f"{replace(configured, switch=as_started)}. Change the configuration, or set on_mismatch to "
-            "'use_checkpoint' or 'use_config'."
+            f"The checkpoint was trained with {saved}, the configuration says {configured}. Change the "
+            "configuration, or set on_mismatch to 'use_checkpoint' or 'use_config'."
         )
     return saved if on_mismatch == "use_checkpoint" else configured
 
