@@ -212,6 +212,7 @@ class PatchLevel(Algorithm):
         if self._plan.seq_len is not None:
             check_positions(self._plan.seq_len, context_length(model))
         self._row_lengths = set()
+        self._warned_of_no_switch = False
         if state.timestamp.batch == 0:
             self._spared_tokens = 0.0  # the clock may have been set back
         below = self._plan.k > 1 and is_below(state.timestamp, self._plan.switch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from composer.utils import dist
@@ -12,11 +13,11 @@ from patch_algorithm.loss import PatchLoss
 __all__ = ["LossTally"]
 
 
+@dataclass
 class LossTally:
     """Adds up the parts of :class:`.PatchLoss` and makes metrics of them."""
 
-    def __init__(self) -> None:
-        self._sums: torch.Tensor | None = None
+    _sums: torch.Tensor | None = None
 
     def reset(self) -> None:
         """Starts a step; an out-of-memory retry starts it anew."""

@@ -180,7 +180,8 @@ def test_configuration_page_lists_every_argument(heading: str, home: str, name: 
 
 
 def test_configuration_page_lists_every_metric() -> None:
-    source = (ROOT / "patch_algorithm" / "algorithm.py").read_text("utf-8")
+    rooms = (ROOT / "patch_algorithm" / name for name in ("algorithm.py", "tally.py"))
+    source = "".join(room.read_text("utf-8") for room in rooms)
     logged = set(re.findall(r'"(patch_level/\w+)"', source))
     listed = {row[0].strip("`") for row in table_rows(ROOT / "docs" / "configuration.md")}
     assert {name for name in listed if name.startswith("patch_level/")} == logged
