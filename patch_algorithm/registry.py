@@ -12,13 +12,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from patch_algorithm.algorithm import PatchLevel
     from patch_algorithm.data.builtin import builtin_corpus_tokenizer
+    from patch_algorithm.data.loader import build_pile_dataloader
+    from patch_algorithm.lr import PerStageScheduler, WarmupStableDecay
+    from patch_algorithm.monitor import PatchMonitor
+    from patch_algorithm.optim import adamw
     from patch_algorithm.report import StageReport
 
-__all__ = ["PatchLevel", "StageReport", "builtin_corpus_tokenizer"]
+__all__ = [
+    "PatchLevel",
+    "PatchMonitor",
+    "PerStageScheduler",
+    "StageReport",
+    "WarmupStableDecay",
+    "adamw",
+    "build_pile_dataloader",
+    "builtin_corpus_tokenizer",
+]
 
 _HOMES = {
     "PatchLevel": "patch_algorithm.algorithm",
+    "PatchMonitor": "patch_algorithm.monitor",
+    "PerStageScheduler": "patch_algorithm.lr",
     "StageReport": "patch_algorithm.report",
+    "WarmupStableDecay": "patch_algorithm.lr",
+    "adamw": "patch_algorithm.optim",
+    "build_pile_dataloader": "patch_algorithm.data.loader",
     "builtin_corpus_tokenizer": "patch_algorithm.data.builtin",
 }
 
