@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from composer.algorithms.warnings import NoEffectWarning
-from composer.core import Algorithm, Event, State, Time
+from composer.core import Algorithm, Event, State, Time, Timestamp
 from composer.loggers import Logger
 
-from patch_algorithm.banner import announce, banner
-from patch_algorithm.checks import (
-    check_batch,
-    check_microbatch,
-    check_positions,
-    check_rows,
-    refuse_company,
-    refuse_documents,
-)
+from patch_algorithm.arguments import a_bool, one_of, positive_int
+from patch_algorithm.banner import announce
+from patch_algorithm.checks import check_positions, refuse_company
 from patch_algorithm.clock import (
     dataloader_len,
     max_duration,
@@ -28,22 +20,32 @@ from patch_algorithm.clock import (
     raw_tokens,
     raw_tokens_of_last_step,
     share_of_run,
+    timestamp_of,
+    timestamp_values,
 )
-from patch_algorithm.loss import patch_cross_entropy
+from patch_algorithm.loss import TARGET_WEIGHTS, patch_cross_entropy, target_weights
+from patch_algorithm.memory import StageMemory
 from patch_algorithm.model_taps import ModelTaps, context_length, refuse_unsupported, unwrap
-from patch_algorithm.patching import PATCH_TARGETS, cut_batch, fold_batch
+from patch_algorithm.moments import ON_SWITCH, refuse_unresettable, reset_moments
+from patch_algorithm.patching import PATCH_TARGETS
+from patch_algorithm.rows import RowFolder, Sides
+from patch_algorithm.savers import SwitchSaver
 from patch_algorithm.stages import (
     ON_MISMATCH,
+    StageClock,
     StagePlan,
     in_batches,
-    is_below,
-    parse_ratio,
+    parse_boundary,
+    parse_stages,
     run_length,
     settle,
 )
 from patch_algorithm.tally import LossTally
 
 __all__ = ["PatchLevel"]
+
+_DEFAULT_K = 4
+_DEFAULT_RATIO = 2 / 3
 
 _TOKEN_STAGE_EVENTS = {
     Event.INIT,
@@ -91,13 +93,33 @@ class PatchLevel(Algorithm):
         seq_len (int, optional): Positions the model is trained on. Rows of ``k * seq_len`` tokens are
             the paper's setting. Default: the model's own maximum if rows exceed it, else the length of
             the rows.
-        on_mismatch (str, optional): Where a checkpoint disagrees with the configuration in ``k``, the
-            switch point or ``seq_len``: ``'error'``, ``'use_checkpoint'`` or ``'use_config'``. A stage once
-            left is never entered again. Default: ``'error'``.
+        stages (list, optional): Several patch stages instead of ``k`` and ``ratio``, in their order:
+            ``[{k: 8, until: 0.3dur}, {k: 4, until: 0.6dur}]``, then token level. Rows longer than
+            ``k * seq_len`` are cut to it in each stage. Default: one stage of ``k`` until ``ratio``.
+        target_weights (str, optional): What the tokens of the next patch count in the loss:
+            ``'uniform'``, or ``'inverse'``, ``1 / i`` at the i-th place, which the published ablation
+            finds slightly better from ``k=8`` on. Default: ``'uniform'``.
+        patch_inputs (bool, optional): With ``False`` positions read single tokens, for ablations and
+            where data is short: nothing is saved then. Default: ``True``.
+        patch_targets (bool, optional): With ``False`` positions predict the next token alone.
+            Default: ``True``.
+        on_switch (str, optional): What becomes of the optimizer's state at the end of each patch
+            stage: ``'carry'`` or ``'reset'``. Default: ``'carry'``.
+        rehearse_switch (bool, optional): Whether to run one token-stage microbatch before the first
+            step where the switch makes rows longer in positions, so that running out of memory shows
+            at once. Default: ``True``.
+        scale_microbatch (bool, optional): Whether microbatches grow in the patch stage by as much as
+            rows have fewer positions there. Without effect with ``'auto'``. Default: ``False``.
+        checkpoint_at_switch (bool, optional): Whether the run's checkpoint savers save at the end of
+            each patch stage, too. Default: ``True``.
+        on_mismatch (str, optional): Where a checkpoint disagrees with the configuration in its stages
+            or ``seq_len``: ``'error'``, ``'use_checkpoint'`` or ``'use_config'``. A stage once left is
+            never entered again. Default: ``'error'``.
 
     Raises:
         ValueError: For arguments that are not of these kinds; when training starts, for models, rows
             and durations that cannot be trained so, before any weight changes.
+        RehearsalError: If the token stage will not fit in memory.
 
     Example:
         .. code-block:: python
@@ -110,49 +132,81 @@ class PatchLevel(Algorithm):
 
     def __init__(
         self,
-        k: int = 4,
-        ratio: float | str = 2 / 3,
+        k: int = _DEFAULT_K,
+        ratio: float | str = _DEFAULT_RATIO,
         seq_len: int | None = None,
+        stages: Sequence[Mapping[str, Any]] | None = None,
+        target_weights: str = "uniform",
+        patch_inputs: bool = True,
+        patch_targets: bool = True,
+        on_switch: str = "carry",
+        rehearse_switch: bool = True,
+        scale_microbatch: bool = False,
+        checkpoint_at_switch: bool = True,
         on_mismatch: str = "error",
     ) -> None:
-        self.k = _positive_int("k", k)
+        self.k = positive_int("k", k)
         self.ratio = ratio
-        self.seq_len = None if seq_len is None else _positive_int("seq_len", seq_len)
-        if on_mismatch not in ON_MISMATCH:
-            raise ValueError(f"on_mismatch={on_mismatch!r} is none of {', '.join(ON_MISMATCH)}.")
-        self.on_mismatch = on_mismatch
-        self._ratio = parse_ratio(ratio)
+        self.seq_len = None if seq_len is None else positive_int("seq_len", seq_len)
+        self.stages = None if stages is None else list(stages)
+        self.target_weights = one_of("target_weights", target_weights, TARGET_WEIGHTS)
+        self.patch_inputs = a_bool("patch_inputs", patch_inputs)
+        self.patch_targets = a_bool("patch_targets", patch_targets)
+        self.on_switch = one_of("on_switch", on_switch, ON_SWITCH)
+        self.rehearse_switch = a_bool("rehearse_switch", rehearse_switch)
+        self.scale_microbatch = a_bool("scale_microbatch", scale_microbatch)
+        self.checkpoint_at_switch = a_bool("checkpoint_at_switch", checkpoint_at_switch)
+        self.on_mismatch = one_of("on_mismatch", on_mismatch, ON_MISMATCH)
+        self._asked = self._parse_stages(stages)
+        if not patch_inputs and not patch_targets:
+            raise ValueError(
+                "patch_inputs and patch_targets are both false, which is token-level training: set k=1."
+            )
         self._forget_run()
 
+    def _parse_stages(self, stages: object) -> tuple[tuple[int, float | Time[int]], ...]:
+        end = parse_boundary(self.ratio)
+        if stages is not None:
+            if (self.k, self.ratio) != (_DEFAULT_K, _DEFAULT_RATIO):
+                raise ValueError(
+                    f"Both stages and k={self.k}, ratio={self.ratio!r} are given; stages takes their place. "
+                    "Remove the one or the other."
+                )
+            return parse_stages(stages)
+        length = end.value if isinstance(end, Time) else end
+        return () if self.k == 1 or length == 0 else ((self.k, end),)
+
     def _forget_run(self) -> None:
-        self._plan: StagePlan | None = None
-        self._left_patch_stage = False
+        self._saved_plan: StagePlan | None = None
+        self._rows: RowFolder | None = None
+        self._stage = 0  # the latest entered; none before it is entered again
+        self._started: dict[int, Timestamp] = {}
         self._spared_tokens = 0.0  # of token-level training, so far
-        self._in_patch_stage = False
         self._taps: ModelTaps | None = None
+        self._saver = SwitchSaver()
         self._metrics_aside: dict[str, Any] | None = None
-        self._row_lengths: set[int] = set()
-        self._announced = False
+        self._memory = StageMemory(self.rehearse_switch, self.scale_microbatch)
         self._warned_of_no_switch = False
         self._positions_per_row = 0
         self._compute_share = 1.0
         self._tally = LossTally()
 
     def __repr__(self) -> str:
-        return (
-            f"PatchLevel(k={self.k!r}, ratio={self.ratio!r}, seq_len={self.seq_len!r}, "
-            f"on_mismatch={self.on_mismatch!r})"
-        )
+        names = (
+            "k", "ratio", "seq_len", "stages", "target_weights", "patch_inputs", "patch_targets", "on_switch",
+            "rehearse_switch", "scale_microbatch", "checkpoint_at_switch", "on_mismatch",
+        )  # fmt: skip
+        return f"PatchLevel({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
     def in_patch_stage(self) -> bool:
         """Whether the present or, between steps, the next step is a patch step."""
-        return self._in_patch_stage
+        return self._rows is not None and self._stage < len(self._rows.plan.stages)
 
     @property
     def switch_point(self) -> Time[int] | None:
-        """Where the patch stage ends, on the trainer's clock; ``None`` before the first fit."""
-        return None if self._plan is None else self._plan.switch
+        """Where the last patch stage ends, on the trainer's clock; ``None`` before the first fit."""
+        return None if self._rows is None else self._rows.plan.switch
 
     @property
     def positions_per_row(self) -> int:
@@ -164,9 +218,29 @@ class PatchLevel(Algorithm):
         """Positions computed so far as a share of token-only training on the same raw tokens."""
         return self._compute_share
 
+    def stage_clock(self, state: State) -> StageClock:
+        """The stage that a step at the trainer's present clock belongs to.
+
+        It may be asked as soon as ``max_duration`` is known, by learning rate schedulers before the
+        first fit, too.
+
+        Raises:
+            ValueError: If the ends of stages cannot be told in a run of this length.
+        """
+        plan = self._present_plan(state)
+        index = plan.index_at(state.timestamp, self._stage)
+        at_end = index == len(plan.stages)
+        return StageClock(
+            index=index,
+            count=len(plan.stages) + 1,
+            k=plan.k_of(index),
+            started=self._started.get(index, state.timestamp if index else Timestamp()),
+            ends=max_duration(state) if at_end else plan.stages[index].until,
+        )
+
     def match(self, event: Event, state: State) -> bool:
         """Whether there is something to do; after the switch that is cutting rows and logging."""
-        return event in (_PATCH_STAGE_EVENTS if self._in_patch_stage else _TOKEN_STAGE_EVENTS)
+        return event in (_PATCH_STAGE_EVENTS if self.in_patch_stage else _TOKEN_STAGE_EVENTS)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Does what belongs to ``event``."""
@@ -174,73 +248,89 @@ class PatchLevel(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """What the run has settled on, in primitives."""
-        plan = {} if self._plan is None else self._plan.state_dict()
+        plan = {} if self._rows is None else self._rows.plan.state_dict()
         return {
             **super().state_dict(),
             **plan,
-            "left_patch_stage": self._left_patch_stage,
+            "stage": self._stage,
+            "started": {index: timestamp_values(clock) for index, clock in self._started.items()},
             "spared_tokens": self._spared_tokens,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a checkpoint's plan; it is compared with the configuration when fit starts."""
-        if "switch" in state:
-            self._plan = StagePlan.from_state_dict(state)
-        self._left_patch_stage = state.get("left_patch_stage", False)
+        if "stages" in state:
+            self._saved_plan = StagePlan.from_state_dict(state)
+        self._stage = state.get("stage", 0)
+        self._started = {index: timestamp_of(values) for index, values in state.get("started", {}).items()}
         self._spared_tokens = state.get("spared_tokens", 0.0)
 
     def _on_init(self, state: State, logger: Logger) -> None:
         if self._taps is not None:
             self._taps.detach()
+        self._saver.detach()
         self._forget_run()  # of another trainer
         refuse_company(state, PatchLevel)
-        if self._patches:
+        if self._asked:
             refuse_unsupported(unwrap(state.model))
 
-    @property
-    def _patches(self) -> bool:
-        zero = self._ratio.value == 0 if isinstance(self._ratio, Time) else self._ratio == 0
-        return self.k > 1 and not zero
+    def _present_plan(self, state: State) -> StagePlan:
+        if self._rows is not None:
+            return self._rows.plan
+        if self._saved_plan is not None:
+            return self._saved_plan
+        return settle(self._asked, self.seq_len, self._run_length(state), None, self.on_mismatch)
+
+    def _run_length(self, state: State) -> Time[int] | None:
+        if all(isinstance(end, Time) for _, end in self._asked):
+            return None
+        return run_length(max_duration(state), dataloader_len(state))
 
     def _on_fit_start(self, state: State, logger: Logger) -> None:
         model = unwrap(state.model)
         if self._taps is None:
             self._taps = ModelTaps(model)
-        self._plan = settle(
-            self.k, self._ratio, self.seq_len, self._run_length(state), self._plan, self.on_mismatch
-        )
-        if self._plan.seq_len is not None:
-            check_positions(self._plan.seq_len, context_length(model))
-        self._row_lengths = set()
+        self._settle(state)
+        self._memory.restore(state)
         self._warned_of_no_switch = False
         if state.timestamp.batch == 0:
             self._spared_tokens = 0.0  # the clock may have been set back
-        below = self._plan.k > 1 and is_below(state.timestamp, self._plan.switch)
-        self._in_patch_stage = below and not self._left_patch_stage
-        if below and self._left_patch_stage:
+        by_clock = self._plan.index_at(state.timestamp)
+        if by_clock < self._stage:
             warnings.warn(
-                f"The switch is at {self._plan.switch.to_timestring()}, but the patch stage was left before "
+                f"By the clock this is a step of stage {by_clock} of {self._plan}, but that was left before "
                 "and is not entered again. Start a new run from the weights (load_weights_only) for another.",
                 stacklevel=2,
             )
-        if not self._in_patch_stage:
-            self._left_patch_stage = True
+        self._stage = max(by_clock, self._stage)
+        self._started.setdefault(self._stage, state.timestamp if self._stage else Timestamp())
+        if not self.in_patch_stage:
             self._taps.detach()  # from a fit that broke off
             return
         refuse_unsupported(model)
         self._warn_if_never_switching(state)
+        if self.checkpoint_at_switch:
+            self._saver.attach(state.callbacks)
         # Folded batches would need k copies of the logits in the model's own train metrics.
         if self._metrics_aside is None:  # else they still are, from a fit that broke off
             self._metrics_aside, state.train_metrics = state.train_metrics, {}
         self._taps.attach()
 
-    def _run_length(self, state: State) -> Time[int] | None:
-        if isinstance(self._ratio, Time):
-            return None
-        return run_length(max_duration(state), dataloader_len(state))
+    def _settle(self, state: State) -> None:
+        saved = self._saved_plan if self._rows is None else self._rows.plan
+        plan = settle(self._asked, self.seq_len, self._run_length(state), saved, self.on_mismatch)
+        if plan.seq_len is not None:
+            check_positions(plan.seq_len, context_length(unwrap(state.model)))
+        if self._rows is None:
+            self._rows = RowFolder(plan, Sides(self.patch_inputs, self.patch_targets))
+        self._rows.plan = plan
+        self._rows.start_fit()
+        # By on_mismatch='use_config' the two may differ in their number of stages.
+        left_patches = saved is not None and self._stage >= len(saved.stages)
+        self._stage = len(plan.stages) if left_patches else min(self._stage, len(plan.stages))
 
     def _warn_if_never_switching(self, state: State) -> None:
-        switch, end = self._settled_plan.switch, max_duration(state)
+        switch, end = self._plan.stages[-1].until, max_duration(state)
         batches = dataloader_len(state)
         if batches is not None and switch.unit != end.unit:
             switch, end = in_batches(switch, batches), in_batches(end, batches)
@@ -251,71 +341,25 @@ class PatchLevel(Algorithm):
         if self._warned_of_no_switch:
             return
         self._warned_of_no_switch = True
+        switch, end = self._plan.stages[-1].until, max_duration(state)
         warnings.warn(
-            f"The switch at {self._settled_plan.switch.to_timestring()} is not before the end of the run at "
-            f"{max_duration(state).to_timestring()}: the run ends as a patch model, which cannot generate. "
+            f"The switch at {switch.to_timestring()} is not before the end of the run at "
+            f"{end.to_timestring()}: the run ends as a patch model, which cannot generate. "
             "Lower ratio, or resume the run with a longer max_duration.",
             stacklevel=3,
         )
 
     def _on_after_dataloader(self, state: State, logger: Logger) -> None:
-        if self._in_patch_stage and not is_below(state.timestamp, self._settled_plan.switch):
-            self._leave_patch_stage(state)
-        if not self._in_patch_stage:
+        self._advance(state, state.timestamp)
+        if not self.in_patch_stage:
             self._give_metrics_back(state)
             if not _has_token_rows(state.batch):
                 return
-        else:
-            check_batch(state.batch)
-        if state.batch["input_ids"].shape[1] not in self._row_lengths:
-            self._on_new_row_length(state)
-        state.batch = self._cut_and_fold(state)
+        raw_batch = state.batch
+        state.batch = self._row_folder.fold(raw_batch, self._stage, state)
         self._positions_per_row = state.batch["input_ids"].shape[1]
-
-    def _cut_and_fold(self, state: State) -> Any:
-        batch = state.batch
-        k = self._settled_plan.k if self._in_patch_stage else 1
-        longest = k * self._positions_for(batch["input_ids"].shape[1], state)
-        too_long = batch["input_ids"].shape[1] > longest
-        if too_long or self._in_patch_stage:
-            refuse_documents(batch, unwrap(state.model))
-        if too_long:
-            batch = cut_batch(batch, longest)
-        return fold_batch(batch, k) if self._in_patch_stage else batch
-
-    def _positions_for(self, T: int, state: State) -> int:
-        """The positions L that rows of T tokens are cut to; settles them on the way."""
-        L, from_rows = self._settled_plan.seq_len, self._settled_plan.seq_len_from_rows
-        if L is None or (from_rows and T > L):
-            context = context_length(unwrap(state.model))
-            L = T if context is None else min(T, context)
-            from_rows = context is None or T <= context
-            self._plan = replace(self._settled_plan, seq_len=L, seq_len_from_rows=from_rows)
-        return L
-
-    def _on_new_row_length(self, state: State) -> None:
-        """Checks rows of a length not seen before; padded batches come in several."""
-        batch = state.batch
-        T = batch["input_ids"].shape[1]
-        L = self._positions_for(T, state)
-        k = self._settled_plan.k if self._in_patch_stage else 1
-        if k > 1 or T > L:
-            check_batch(batch)
-            padded = "attention_mask" in batch
-            check_rows(T, k, L, padded, first=not self._row_lengths)
-            if padded and T > L:
-                check_microbatch(T // L, state.device_train_microbatch_size, unwrap(state.model))
-        elif not self._patches and not self._row_lengths:
-            warnings.warn(
-                f"patch_level(k={self.k}, ratio={self.ratio!r}) has no effect: it trains at token level, and "
-                f"rows of {T} tokens need no cutting to seq_len={L}.",
-                NoEffectWarning,
-                stacklevel=2,
-            )
-        self._row_lengths.add(T)
-        if not self._announced:
-            announce(banner(self._settled_plan, T, self._in_patch_stage, max_duration(state)))
-            self._announced = True
+        if self.in_patch_stage:
+            self._memory.prepare(state, self._row_folder, raw_batch, self._positions_per_row)
 
     def _on_before_train_batch(self, state: State, logger: Logger) -> None:
         self._tally.reset()
@@ -334,7 +378,9 @@ class PatchLevel(Algorithm):
                 f"The model's forward returned {type(outputs).__name__} where patch-level training needs a "
                 "mapping with 'logits'. Wrap it as Composer's HuggingFaceModel, or train at token level."
             )
-        loss = patch_cross_entropy(outputs["logits"], state.batch[PATCH_TARGETS])
+        targets_BPK = state.batch[PATCH_TARGETS]
+        weights = target_weights(targets_BPK.shape[-1], self.target_weights, targets_BPK.device)
+        loss = patch_cross_entropy(outputs["logits"], targets_BPK, weights=weights)
         self._model_taps.replace_loss(loss.mean, outputs)
         self._tally.add(loss)
 
@@ -346,20 +392,22 @@ class PatchLevel(Algorithm):
 
     def _on_batch_end(self, state: State, logger: Logger) -> None:
         tokens = raw_tokens_of_last_step(state)
-        if self._in_patch_stage:
-            self._spared_tokens += tokens - tokens / self._settled_plan.k
+        if self.in_patch_stage:
+            self._spared_tokens += tokens - tokens / self._row_folder.tokens_per_position(self._stage)
             logger.log_metrics(self._tally.metrics(), step=_step(state))
+            if self.on_switch == "reset":
+                for optimizer in state.optimizers:
+                    refuse_unresettable(optimizer)
         self._log_progress(state, logger, tokens)
-        if self._in_patch_stage and not is_below(next_step(state), self._settled_plan.switch):
-            self._leave_patch_stage(state)
+        self._advance(state, next_step(state))
 
     def _log_progress(self, state: State, logger: Logger, tokens: int) -> None:
         self._compute_share = 1 - self._spared_tokens / max(raw_tokens(state.timestamp), 1)
         seconds = state.timestamp.batch_wct.total_seconds()
         logger.log_metrics(
             {
-                "patch_level/stage": 0 if self._in_patch_stage else 1,
-                "patch_level/k": self._settled_plan.k if self._in_patch_stage else 1,
+                "patch_level/stage": 0 if self.in_patch_stage else 1,
+                "patch_level/k": self._plan.k_of(self._stage),
                 "patch_level/positions_per_row": self._positions_per_row,
                 "patch_level/share_of_run": share_of_run(state),
                 "patch_level/raw_tokens_per_sec": tokens / seconds if seconds > 0 else 0.0,
@@ -369,22 +417,39 @@ class PatchLevel(Algorithm):
         )
 
     def _on_epoch_end(self, state: State, logger: Logger) -> None:
-        if not is_below(state.timestamp, self._settled_plan.switch):
-            self._leave_patch_stage(state)
+        self._advance(state, state.timestamp)
 
     def _on_fit_end(self, state: State, logger: Logger) -> None:
-        if self._in_patch_stage:
+        if self.in_patch_stage:
             self._warn_of_no_switch(state)
         self._model_taps.detach()
+        self._saver.detach()
+        self._memory.restore(state)
         self._give_metrics_back(state)
 
-    def _leave_patch_stage(self, state: State) -> None:
-        self._in_patch_stage = False
-        self._left_patch_stage = True
+    def _advance(self, state: State, clock: Timestamp) -> None:
+        """Passes to the stage that the next step belongs to, by the clock at its start."""
+        stage = self._plan.index_at(clock, self._stage)
+        if stage == self._stage:
+            return
+        left, self._stage = self._plan.k_of(self._stage), stage
+        self._started[stage] = state.timestamp
+        self._memory.restore(state)
+        if self.on_switch == "reset":
+            for optimizer in state.optimizers:
+                reset_moments(optimizer)
+        self._saver.request(state)
+        batch, moments = state.timestamp.batch.value, "reset" if self.on_switch == "reset" else "carried over"
+        if self.in_patch_stage:
+            announce(
+                f"patch_level: the stage of k={left} ends at batch {batch}; k={self._plan.k_of(stage)} from "
+                f"here on; optimizer state {moments}."
+            )
+            return
         self._model_taps.detach()
         announce(
-            f"patch_level: the patch stage ends at batch {state.timestamp.batch.value}; "
-            "token stage from here on."
+            f"patch_level: the patch stage ends at batch {batch}; token stage from here on; optimizer state "
+            f"{moments}."
         )
 
     def _give_metrics_back(self, state: State) -> None:
@@ -394,22 +459,20 @@ class PatchLevel(Algorithm):
             state.train_metrics, self._metrics_aside = self._metrics_aside, None
 
     @property
-    def _settled_plan(self) -> StagePlan:
-        if self._plan is None:
+    def _row_folder(self) -> RowFolder:
+        if self._rows is None:
             raise RuntimeError("patch_level has not seen the start of a fit.")
-        return self._plan
+        return self._rows
+
+    @property
+    def _plan(self) -> StagePlan:
+        return self._row_folder.plan
 
     @property
     def _model_taps(self) -> ModelTaps:
         if self._taps is None:
             raise RuntimeError("patch_level has not seen the start of a fit.")
         return self._taps
-
-
-def _positive_int(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} is not a whole number of at least 1.")
-    return value
 
 
 def _step(state: State) -> int:

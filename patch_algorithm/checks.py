@@ -5,7 +5,7 @@ Shapes: B rows, T raw tokens a row, K patch size, L the model's context in posit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from composer.algorithms import SeqLengthWarmup
@@ -13,13 +13,16 @@ from composer.core import Algorithm, State
 from composer.models import ComposerModel
 from torch import Tensor
 
+from patch_algorithm.documents import documents_of
+
 __all__ = [
     "check_batch",
     "check_microbatch",
     "check_positions",
     "check_rows",
     "refuse_company",
-    "refuse_documents",
+    "unused_documents",
+    "used_document_keys",
 ]
 
 
@@ -141,26 +144,42 @@ def refuse_company(state: State, kind: type[Algorithm]) -> None:
         )
 
 
-def refuse_documents(batch: Mapping[str, Any], model: ComposerModel) -> None:
-    """Refuses batches that keep documents apart in a way the model acts on.
+def used_document_keys(batch: Mapping[str, Any], model: ComposerModel) -> tuple[str, ...]:
+    """Which of :data:`.DOCUMENT_KEYS` the batch holds and the model keeps documents apart by.
 
-    A patch may straddle two documents, which neither an attention mask per document nor positions
-    that restart can express.
-
-    Raises:
-        ValueError: For ``sequence_id`` where the model masks by it, and for restarting positions.
+    These are ``sequence_id`` where MPT masks attention by it (``attn_uses_sequence_id``), and
+    ``position_ids`` that start anew inside a row, where the model's forward takes them.
     """
+    keys = []
+    if "sequence_id" in batch and _masks_by_sequence_id(model):
+        keys.append("sequence_id")
+    if _positions_restart(batch) and _takes_positions(model):
+        keys.append("position_ids")
+    return tuple(keys)
+
+
+def unused_documents(batch: Mapping[str, Any], keys: Collection[str]) -> bool:
+    """Whether a batch tells documents apart by a key that the model does not go by."""
+    several = "sequence_id" in batch and bool((batch["sequence_id"] > 0).any())
+    return not keys and (several or _positions_restart(batch))
+
+
+def _masks_by_sequence_id(model: ComposerModel) -> bool:
     attention = getattr(getattr(model, "config", None), "attn_config", None)
-    masks = isinstance(attention, Mapping) and bool(attention.get("attn_uses_sequence_id"))
-    if masks and "sequence_id" in batch:
-        raise ValueError(
-            "The batch has 'sequence_id' and the model masks attention by it (attn_uses_sequence_id: true); "
-            "patch-level training concatenates documents. Set attn_uses_sequence_id to false, or leave "
-            "eos_token_id and bos_token_id out of the data set."
-        )
-    positions = batch.get("position_ids")
-    if isinstance(positions, Tensor) and bool((positions.diff(dim=-1) != 1).any()):
-        raise ValueError(
-            "The batch has 'position_ids' that restart inside a row; patch-level training concatenates "
-            "documents. Remove position_ids from the batch (packing of the data loader)."
-        )
+    return isinstance(attention, Mapping) and bool(attention.get("attn_uses_sequence_id"))
+
+
+def _takes_positions(model: ComposerModel) -> bool:
+    # Hugging Face models take what their forward names; MPT hands positions to what adds them.
+    named = getattr(model, "model_forward_args", None)
+    if named is not None:
+        return "position_ids" in named
+    config = getattr(model, "config", None)
+    attention = getattr(config, "attn_config", None) or {}
+    rope = attention.get("rope") and attention.get("rope_impl") == "hf"
+    return bool(getattr(config, "learned_pos_emb", False) or rope)
+
+
+def _positions_restart(batch: Mapping[str, Any]) -> bool:
+    documents_BT = documents_of(batch, ("position_ids",))
+    return documents_BT is not None and bool((documents_BT > 0).any())

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from patch_algorithm import __version__
+from patch_algorithm.data import commands as data_commands
 
 __all__ = ["app"]
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_commands.app, name="data")
 
 
 def _print_version(asked: bool) -> None:

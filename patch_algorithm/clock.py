@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from composer.core import State, Time, Timestamp
 
 from patch_algorithm.stages import in_batches
@@ -13,7 +15,11 @@ __all__ = [
     "raw_tokens",
     "raw_tokens_of_last_step",
     "share_of_run",
+    "timestamp_of",
+    "timestamp_values",
 ]
+
+_COUNTERS = ("epoch", "batch", "sample", "token")
 
 
 def max_duration(state: State) -> Time:
@@ -54,3 +60,15 @@ def share_of_run(state: State) -> float:
     if batches is not None:
         end = in_batches(end, batches)
     return float(state.timestamp.get(end.unit).value / end.value)
+
+
+def timestamp_values(timestamp: Timestamp) -> dict[str, int]:
+    """The counters of a clock in primitives, as checkpoints want them."""
+    return {name: int(getattr(timestamp, name).value) for name in _COUNTERS}
+
+
+def timestamp_of(values: Mapping[str, int]) -> Timestamp:
+    """The clock that :func:`timestamp_values` was made from."""
+    return Timestamp(
+        epoch=values["epoch"], batch=values["batch"], sample=values["sample"], token=values["token"]
+    )

@@ -66,7 +66,7 @@ def refuse_unsupported(model: ComposerModel) -> None:
     """Raises a ValueError with the reason if the model cannot be trained in patches.
 
     Raises:
-        ValueError: Encoder-decoders, adapters, models without an input embedding or with further
+        ValueError: Encoder-decoders, models without an input embedding or with further
             embeddings of the vocabulary, models whose labels are not aligned with their tokens.
     """
     name = type(getattr(model, "model", model)).__name__
@@ -74,11 +74,6 @@ def refuse_unsupported(model: ComposerModel) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"{name} is an encoder-decoder: patch-level training is defined for decoder-only models."
-        )
-    if getattr(model, "using_peft", False):
-        raise ValueError(
-            f"{name} carries adapters (PEFT), which patch-level training does not support yet. "
-            "Remove peft_config, or train at token level."
         )
     if not getattr(model, "shift_labels", True):
         raise ValueError(

@@ -7,13 +7,19 @@ Everything here is a pure function of tensors and needs torch alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from patch_algorithm.documents import (
+    documents_of,
+    fold_documents,
+    number_documents,
+    positions_in_documents,
+)
 from patch_algorithm.loss import IGNORE_INDEX
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "fold_rows",
     "mean_of_patch",
     "next_patch_targets",
+    "next_tokens_targets",
 ]
 
 PATCH_IDS = "patch_ids"
@@ -36,7 +43,7 @@ PATCH_MASK = "patch_mask"
 PATCH_TARGETS = "patch_targets"
 """Batch key of the tokens each position is scored against, ``[B, P, K]``."""
 
-# Keys that fold_batch gives a meaning of their own, or drops: documents are concatenated.
+# Keys that fold_batch gives a meaning of their own, or drops.
 _FOLDED_KEYS = {"input_ids", "labels", "attention_mask", "sequence_id", "position_ids"}
 # Per-row counts that llm-foundry's collator adds, and its trainer weighs microbatches by.
 _TOTAL = "total_tokens"
@@ -119,15 +126,37 @@ def mean_of_patch(embeds_BPKD: Tensor, mask_BPK: Tensor | None = None) -> Tensor
     return (kept_BPKD.sum(dim=-2, dtype=dtype) / real_BP1).to(embeds_BPKD.dtype)
 
 
-def cut_batch(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
+def next_tokens_targets(labels_BT: Tensor, k: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """The ``k`` tokens that follow each token: patch targets for positions that read single tokens.
+
+    Args:
+        labels_BT: As for :func:`next_patch_targets`; T may be any length.
+        k: Tokens each position is scored against.
+        ignore_index: What targets beyond the row are set to.
+
+    Returns:
+        ``[B, T, K]`` int64.
+
+    Example:
+        >>> next_tokens_targets(torch.tensor([[1, 2, 3]]), k=2).tolist()
+        [[[2, 3], [3, -100], [-100, -100]]]
+    """
+    padded_BT = F.pad(labels_BT, (0, k), value=ignore_index)
+    return padded_BT[:, 1:].unfold(1, k, 1).contiguous()
+
+
+def cut_batch(batch: Mapping[str, Any], length: int, document_keys: Collection[str] = ()) -> dict[str, Any]:
     """Cuts the rows of a batch and everything that runs along with them.
 
     Args:
         batch: ``input_ids`` ``[B, T]`` and any further values. Tensors of ``[B, T, ...]`` are cut
             alike, other values with one entry per row are repeated for each piece of the row, and
-            llm-foundry's per-row counts are counted anew. ``position_ids`` are dropped: positions
-            start anew in each piece.
+            llm-foundry's per-row counts are counted anew. The documents of ``sequence_id`` are numbered
+            anew in each piece.
         length: Tokens per row of the result; divides T.
+        document_keys: Which of :data:`.DOCUMENT_KEYS` the model keeps documents apart by. Without
+            ``position_ids`` among them these are dropped: positions start anew in each piece. With
+            them they start anew in each piece and in each document.
 
     Returns:
         A new batch of ``B * T / length`` rows.
@@ -150,6 +179,12 @@ def cut_batch(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
             cut[key] = [entry for entry in value for _ in range(pieces)]
         else:
             cut[key] = value
+    if "sequence_id" in cut:
+        cut["sequence_id"] = number_documents(cut["sequence_id"])
+    if "position_ids" in batch and "position_ids" in document_keys:
+        documents_BT = documents_of(batch, document_keys)
+        if documents_BT is not None:
+            cut["position_ids"] = positions_in_documents(cut_rows(documents_BT, length))
     if _TOTAL in cut:
         cut[_TOTAL] = _real_tokens(cut["input_ids"], cut.get("attention_mask"))
     if "attention_mask" in cut:
@@ -159,7 +194,14 @@ def cut_batch(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
     return cut
 
 
-def fold_batch(batch: Mapping[str, Any], k: int) -> dict[str, Any]:
+def fold_batch(
+    batch: Mapping[str, Any],
+    k: int,
+    *,
+    patch_inputs: bool = True,
+    patch_targets: bool = True,
+    document_keys: Collection[str] = (),
+) -> dict[str, Any]:
     """Folds a batch of token rows into patches.
 
     Rows with an attention mask whose length is not a multiple of ``k`` are padded on the right with
@@ -167,15 +209,22 @@ def fold_batch(batch: Mapping[str, Any], k: int) -> dict[str, Any]:
 
     Args:
         batch: ``input_ids`` and ``labels`` ``[B, T]`` int64, aligned; ``attention_mask`` ``[B, T]``
-            if there is padding. ``sequence_id`` and ``position_ids`` are dropped, values with one
-            entry per row are kept.
+            if there is padding. Values with one entry per row are kept.
         k: Patch size.
+        patch_inputs: Whether positions read patches; else they read single tokens, and P = T.
+        patch_targets: Whether positions are scored against the ``k`` tokens that come next; else
+            against the next one alone.
+        document_keys: Which of :data:`.DOCUMENT_KEYS` the model keeps documents apart by; see
+            :mod:`patch_algorithm.documents`. The others are dropped, which concatenates documents.
+            Targets come from ``labels`` alone, across documents too, as at token level.
 
     Returns:
         A new batch. ``input_ids`` ``[B, P]`` (each patch's first token: models read its shape),
         ``attention_mask`` ``[B, P]`` if there was one, :data:`PATCH_IDS`, :data:`PATCH_TARGETS` and,
-        with a mask, :data:`PATCH_MASK`, all ``[B, P, K]``; ``total_tokens`` (raw tokens) and
-        ``loss_generating_tokens`` (valid pairs of position and target), lists with an entry per row.
+        with a mask or documents, :data:`PATCH_MASK`, all ``[B, P, K]`` (K is 1 where a side is single
+        tokens); ``sequence_id`` and ``position_ids`` ``[B, P]`` if asked for; ``total_tokens`` (raw
+        tokens) and ``loss_generating_tokens`` (valid pairs of position and target), lists with an
+        entry per row.
 
     Raises:
         ValueError: If T is no multiple of ``k`` and there is no mask, or if the batch holds another
@@ -183,29 +232,44 @@ def fold_batch(batch: Mapping[str, Any], k: int) -> dict[str, Any]:
     """
     B, T = batch["input_ids"].shape
     _refuse_unknown_token_values(batch, B, T)
-    ids_BT, labels_BT = batch["input_ids"], batch["labels"]
+    K = k if patch_inputs else 1
     mask_BT: Tensor | None = batch.get("attention_mask")
-    if mask_BT is not None and T % k:
-        missing = k - T % k
-        ids_BT = F.pad(ids_BT, (0, missing), value=0)
-        labels_BT = F.pad(labels_BT, (0, missing), value=IGNORE_INDEX)
-        mask_BT = F.pad(mask_BT, (0, missing), value=0)
-    ids_BPK = fold_rows(ids_BT, k)
-    targets_BPK = next_patch_targets(labels_BT, k)
+    missing = -T % K if mask_BT is not None else 0
     folded = {key: value for key, value in batch.items() if key not in _FOLDED_KEYS}
+    ids_BPK = fold_rows(F.pad(batch["input_ids"], (0, missing), value=0), K)
+    labels_BT = F.pad(batch["labels"], (0, missing), value=IGNORE_INDEX)
+    targets_BPK = _targets(labels_BT, k, patch_inputs, patch_targets)
     folded["input_ids"] = ids_BPK[:, :, 0].contiguous()
-    if mask_BT is not None:
-        mask_BPK = fold_rows(mask_BT, k)
-        mask_BP = mask_BPK.amax(dim=-1)
+    documents_BT = documents_of(batch, document_keys)
+    mask_BPK = None
+    if documents_BT is not None:
+        documents = fold_documents(fold_rows(F.pad(documents_BT, (0, missing), value=-1), K))
+        mask_BPK = documents.mask_BPK
+        if "sequence_id" in document_keys and "sequence_id" in batch:
+            folded["sequence_id"] = documents.documents_BP
+        if "position_ids" in document_keys and "position_ids" in batch:
+            folded["position_ids"] = positions_in_documents(documents.documents_BP)
+    elif mask_BT is not None:
+        mask_BPK = fold_rows(F.pad(mask_BT, (0, missing), value=0), K)
+    if mask_BPK is not None:
+        folded[PATCH_MASK] = mask_BPK
+    if mask_BPK is not None and mask_BT is not None:
+        mask_BP = mask_BPK.to(mask_BT.dtype).amax(dim=-1)
         targets_BPK = targets_BPK.masked_fill(~mask_BP.bool()[..., None], IGNORE_INDEX)
         folded["attention_mask"] = mask_BP
-        folded[PATCH_MASK] = mask_BPK
     folded[PATCH_IDS] = ids_BPK
     folded[PATCH_TARGETS] = targets_BPK
     if _TOTAL not in batch:
-        folded[_TOTAL] = _real_tokens(batch["input_ids"], batch.get("attention_mask"))
+        folded[_TOTAL] = _real_tokens(batch["input_ids"], mask_BT)
     folded[_SCORED] = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
     return folded
+
+
+def _targets(labels_BT: Tensor, k: int, patch_inputs: bool, patch_targets: bool) -> Tensor:
+    if not patch_inputs:
+        return next_tokens_targets(labels_BT, k if patch_targets else 1)
+    targets_BPK = next_patch_targets(labels_BT, k)
+    return targets_BPK if patch_targets else targets_BPK[..., :1].contiguous()
 
 
 def _real_tokens(ids_BT: Tensor, mask_BT: Tensor | None) -> list[int]:

@@ -104,11 +104,6 @@ def test_values_for_each_token_that_nobody_can_fold() -> None:
     assert_refused(rows, PatchLevel(k=4, ratio=0.5), "'weights'.*fold")
 
 
-def test_positions_that_restart() -> None:
-    rows = [{**row, "position_ids": torch.arange(16) % 5} for row in make_rows(8, 16)]
-    assert_refused(rows, PatchLevel(k=4, ratio=0.5), "position_ids.*restart")
-
-
 def test_later_batch_that_cannot_be_cut() -> None:
     # Padded batches differ in length; the first one says nothing about the others.
     def collate_fn(rows: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_epoch_point_switches_at_the_end_of_the_epoch(tmp_path: Path, known_leng
 def saved_stage(checkpoint: Path) -> bool:
     """Whether a checkpoint has left the patch stage."""
     state = torch.load(checkpoint, weights_only=False)["state"]["algorithms"]
-    return dict(state)["PatchLevel"]["left_patch_stage"]
+    return dict(state)["PatchLevel"]["stage"] == 1
 
 
 def test_checkpoint_of_the_last_patch_step_belongs_to_the_token_stage(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_loss_of_the_instance_is_given_back() -> None:
     model.loss = loss
     run(
         make_rows(16, 16),
-        [PatchLevel(k=2, ratio=0.5)],
+        [PatchLevel(k=2, ratio=0.5, rehearse_switch=False)],
         model=model,
         max_duration="4ba",
         device_train_microbatch_size=2,

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patch_algorithm.stages import (
+    Stage,
     StagePlan,
     is_below,
-    parse_ratio,
-    resolve_switch,
+    parse_boundary,
+    resolve_boundary,
     run_length,
     settle,
 )
@@ -41,8 +42,8 @@ LENGTHS = st.integers(1, 10**13)
     ],
 )
 def test_ratio_is_a_fraction_or_a_time(given_ratio: float | str, read: object) -> None:
-    assert parse_ratio(given_ratio) == read
-    assert type(parse_ratio(given_ratio)) is type(read)
+    assert parse_boundary(given_ratio) == read
+    assert type(parse_boundary(given_ratio)) is type(read)
 
 
 REFUSED = (
@@ -54,7 +55,7 @@ REFUSED = (
 @pytest.mark.parametrize("ratio", REFUSED)
 def test_refused_ratios_are_named_with_the_mend(ratio: Any) -> None:
     with pytest.raises(ValueError, match=r"(?s)ratio=.*0\.67") as error:
-        parse_ratio(ratio)
+        parse_boundary(ratio)
     assert repr(ratio) in str(error.value)
     assert "90000ba" in str(error.value)
 
@@ -85,19 +86,19 @@ def test_lengths_that_cannot_be_counted_are_refused(max_duration: str, batches: 
 @pytest.mark.parametrize("length", [1, 3, 7, 100, 300, 12_345, 360 * 10**9, 10**12 + 1])
 def test_fraction_is_rounded_up_as_if_it_were_exact(fraction: str, length: int) -> None:
     exact = Fraction(fraction)
-    switch = resolve_switch(float(exact), Time(length, "tok"))
+    switch = resolve_boundary(float(exact), Time(length, "tok"))
     assert switch == Time(math.ceil(exact * length), "tok")
 
 
 @given(length=LENGTHS, part=st.data())
 def test_share_of_whole_steps_is_never_off_by_one(length: int, part: st.DataObject) -> None:
     steps = part.draw(st.integers(0, length))
-    assert resolve_switch(steps / length, Time(length, "ba")).value == steps
+    assert resolve_boundary(steps / length, Time(length, "ba")).value == steps
 
 
 @given(length=LENGTHS, fraction=st.floats(0, 1))
 def test_switch_is_the_first_whole_step_at_or_after_the_fraction(length: int, fraction: float) -> None:
-    switch = resolve_switch(fraction, Time(length, "ba")).value
+    switch = resolve_boundary(fraction, Time(length, "ba")).value
     exact = Fraction(fraction) * length
     # A double cannot tell two neighbouring products apart; nothing more may be given away.
     slack = max(Fraction(1, 10**9), exact / 2**49)
@@ -108,7 +109,7 @@ def test_switch_is_the_first_whole_step_at_or_after_the_fraction(length: int, fr
 
 @given(length=LENGTHS, fractions=st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_larger_fraction_never_switches_earlier(length: int, fractions: tuple[float, float]) -> None:
-    less, more = (resolve_switch(f, Time(length, "ba")).value for f in sorted(fractions))
+    less, more = (resolve_boundary(f, Time(length, "ba")).value for f in sorted(fractions))
     assert less <= more
 
 
@@ -131,7 +132,8 @@ def test_point_is_compared_with_the_counter_of_its_unit(unit: str) -> None:
 def test_plan_survives_a_checkpoint_as_primitives(
     k: int, switch: int, unit: str, seq_len: int | None, length: int | None
 ) -> None:
-    plan = StagePlan(k, Time(switch, unit), seq_len, None if length is None else Time(length, unit))
+    stages = (Stage(k, Time(switch, unit)), Stage(2, Time(5, "ep")))
+    plan = StagePlan(stages, seq_len, None if length is None else Time(length, unit))
     assert StagePlan.from_state_dict(json.loads(json.dumps(plan.state_dict()))) == plan
 
 
@@ -139,12 +141,13 @@ def plan(
     k: int = 4, switch: str = "67ba", seq_len: int | None = 8, length: str | None = "100ba"
 ) -> StagePlan:
     whole = None if length is None else Time.from_timestring(length)
-    return StagePlan(k, Time.from_timestring(switch), seq_len, whole)
+    return StagePlan((Stage(k, Time.from_timestring(switch)),), seq_len, whole)
 
 
 def settled(saved: StagePlan | None, on_mismatch: str = "error", **config: Any) -> StagePlan:
     arguments = {"k": 4, "ratio": 0.67, "seq_len": None, "length": Time(100, "ba")} | config
-    return settle(saved=saved, on_mismatch=on_mismatch, **arguments)
+    asked = [(arguments.pop("k"), arguments.pop("ratio"))]
+    return settle(asked, saved=saved, on_mismatch=on_mismatch, **arguments)
 
 
 def test_new_run_takes_the_configuration() -> None:
@@ -169,10 +172,10 @@ def test_checkpoint_that_agrees_is_taken_in_silence(saved: StagePlan, config: di
 
 @pytest.mark.parametrize("length", ["200ba", "50ba", "5000tok"])
 def test_fraction_of_a_changed_duration_is_no_conflict(length: str) -> None:
-    with pytest.warns(UserWarning, match="started with a switch at 67ba") as caught:
+    with pytest.warns(UserWarning, match="started with k=4, switch at 67ba") as caught:
         assert settled(plan(), length=Time.from_timestring(length)) == plan()
     (warning,) = caught
-    now = resolve_switch(0.67, Time.from_timestring(length)).to_timestring()
+    now = resolve_boundary(0.67, Time.from_timestring(length)).to_timestring()
     assert now in str(warning.message)
 
 

@@ -191,12 +191,12 @@ def test_quickstart_page_shows_the_banner() -> None:
     from composer.core import Time
 
     from patch_algorithm.banner import banner
-    from patch_algorithm.stages import StagePlan
+    from patch_algorithm.stages import Stage, StagePlan
 
     shown = next(b for b in blocks("text") if b.text.startswith("patch_level: k=4"))
     length = Time(120, "ba")
-    plan = StagePlan(k=4, switch=Time(80, "ba"), seq_len=128, length=length)
-    assert shown.text.rstrip("\n") == banner(plan, 512, True, length)
+    plan = StagePlan((Stage(4, Time(80, "ba")),), seq_len=128, length=length)
+    assert shown.text.rstrip("\n") == banner(plan, 512, 0, length)
 
 
 def test_readme_versions_are_the_installed_ones() -> None:

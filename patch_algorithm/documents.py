@@ -1,0 +1,118 @@
+"""Keeping documents apart in rows of patches.
+
+Rows of packed documents come with ``sequence_id``, a document's number for each token, or with
+``position_ids`` that start anew in each document. In patches, a patch belongs to the document of its
+last real token, and tokens of other documents leave its mean; so a document that ends inside a patch
+it does not own is not read there, and no position reads two documents.
+
+Shapes: B rows, T raw tokens a row, K patch size, P positions (T / K).
+
+Everything here is a pure function of tensors and needs torch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "DOCUMENT_KEYS",
+    "FoldedDocuments",
+    "documents_of",
+    "fold_documents",
+    "number_documents",
+    "positions_in_documents",
+]
+
+DOCUMENT_KEYS = ("sequence_id", "position_ids")
+"""Batch keys that tell documents apart."""
+
+
+def documents_of(batch: Mapping[str, Any], keys: Collection[str]) -> Tensor | None:
+    """The document of each token.
+
+    Args:
+        batch: ``sequence_id`` or ``position_ids`` ``[B, T]``, and ``attention_mask`` ``[B, T]`` where
+            there is padding. ``sequence_id`` does not fall along a row, and is -1 on padding.
+        keys: Which of :data:`DOCUMENT_KEYS` to go by, the first of them that the batch holds.
+
+    Returns:
+        ``[B, T]`` int64, 0, 1, 2... along each row, -1 on padding; ``None`` where the batch holds none
+        of ``keys``.
+    """
+    key = next((key for key in DOCUMENT_KEYS if key in keys and key in batch), None)
+    if key is None:
+        return None
+    value_BT: Tensor = batch[key]
+    mask: Tensor | None = batch.get("attention_mask")
+    real_BT = torch.ones_like(value_BT, dtype=torch.bool) if mask is None else mask.bool()
+    if key == "sequence_id":
+        return number_documents(value_BT.masked_fill(~real_BT, -1))
+    starts_BT = torch.ones_like(real_BT)
+    starts_BT[:, 1:] = (value_BT.diff(dim=1) != 1) | ~real_BT[:, :-1]
+    numbers_BT = (starts_BT & real_BT).long().cumsum(dim=1) - 1
+    return numbers_BT.masked_fill(~real_BT, -1)
+
+
+def number_documents(documents_BT: Tensor) -> Tensor:
+    """Numbers the documents of each row densely: 0, 1, 2... in their order; -1 stays.
+
+    Args:
+        documents_BT: ``[B, T]`` integers that do not fall along a row, -1 where there is none.
+    """
+    highest_BT = documents_BT.cummax(dim=1).values
+    before_BT = torch.full_like(highest_BT, -1)
+    before_BT[:, 1:] = highest_BT[:, :-1]
+    starts_BT = documents_BT > before_BT
+    return (starts_BT.long().cumsum(dim=1) - 1).masked_fill(documents_BT < 0, -1)
+
+
+def positions_in_documents(documents_BP: Tensor) -> Tensor:
+    """Positions that start at 0 in each document.
+
+    Args:
+        documents_BP: ``[B, P]`` from :func:`number_documents`.
+
+    Returns:
+        ``[B, P]`` int64; 0 where there is no document.
+    """
+    place_BP = torch.arange(documents_BP.shape[1], device=documents_BP.device).expand_as(documents_BP)
+    starts_BP = torch.ones_like(documents_BP, dtype=torch.bool)
+    starts_BP[:, 1:] = documents_BP[:, 1:] != documents_BP[:, :-1]
+    start_BP = place_BP.masked_fill(~starts_BP, 0).cummax(dim=1).values
+    return (place_BP - start_BP).masked_fill(documents_BP < 0, 0)
+
+
+@dataclass(frozen=True)
+class FoldedDocuments:
+    """Documents in patches.
+
+    Attributes:
+        mask_BPK: ``[B, P, K]`` bool, the tokens that a patch reads: real ones of its own document.
+        documents_BP: ``[B, P]`` int64, each patch's document, numbered densely; -1 for patches that
+            are all padding.
+    """
+
+    mask_BPK: Tensor
+    documents_BP: Tensor
+
+
+def fold_documents(documents_BPK: Tensor) -> FoldedDocuments:
+    """Gives each patch to the document of its last real token.
+
+    Args:
+        documents_BPK: ``[B, P, K]``, the document of each token, -1 on padding.
+    """
+    K = documents_BPK.shape[-1]
+    real_BPK = documents_BPK >= 0
+    order_K = torch.arange(1, K + 1, device=documents_BPK.device)
+    last_BP1 = (real_BPK * order_K).argmax(dim=-1, keepdim=True)
+    owner_BP1 = documents_BPK.gather(-1, last_BP1)  # -1 where no token is real
+    return FoldedDocuments(
+        mask_BPK=real_BPK & (documents_BPK == owner_BP1),
+        documents_BP=number_documents(owner_BP1.squeeze(-1)),
+    )
