@@ -13,7 +13,7 @@ from composer.core import Algorithm, State
 from composer.models import ComposerModel
 from torch import Tensor
 
-from patch_algorithm.documents import documents_of
+from patch_algorithm.documents import DOCUMENT_KEYS, documents_of
 
 __all__ = [
     "check_batch",
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def check_batch(batch: Any) -> None:
-    """Checks that a batch has token rows and labels aligned with them.
+    """Checks that a batch has token rows, and labels and documents aligned with them.
 
     Raises:
         ValueError: If not.
@@ -45,6 +45,18 @@ def check_batch(batch: Any) -> None:
             f"'input_ids' of shape {tuple(batch['input_ids'].shape)} and 'labels' of shape "
             f"{tuple(batch['labels'].shape)} differ; patch targets need labels aligned with the tokens."
         )
+    _check_document_keys(batch)
+
+
+def _check_document_keys(batch: Mapping[str, Any]) -> None:
+    for key in DOCUMENT_KEYS:
+        shape = getattr(batch.get(key), "shape", None)
+        if key in batch and shape != batch["input_ids"].shape:
+            raise ValueError(
+                f"The batch holds {key!r} of shape {None if shape is None else tuple(shape)} beside "
+                f"'input_ids' of shape {tuple(batch['input_ids'].shape)}; patch-level training needs a value "
+                "for each token. Give it in the data loader's collator, or leave it out."
+            )
 
 
 def check_rows(T: int, k: int, L: int, padded: bool, first: bool = True) -> None:
@@ -153,15 +165,14 @@ def used_document_keys(batch: Mapping[str, Any], model: ComposerModel) -> tuple[
     keys = []
     if "sequence_id" in batch and _masks_by_sequence_id(model):
         keys.append("sequence_id")
-    if _positions_restart(batch) and _takes_positions(model):
+    if _takes_positions(model) and _several_documents(batch, "position_ids"):
         keys.append("position_ids")
     return tuple(keys)
 
 
 def unused_documents(batch: Mapping[str, Any], keys: Collection[str]) -> bool:
     """Whether a batch tells documents apart by a key that the model does not go by."""
-    several = "sequence_id" in batch and bool((batch["sequence_id"] > 0).any())
-    return not keys and (several or _positions_restart(batch))
+    return not keys and any(_several_documents(batch, key) for key in DOCUMENT_KEYS)
 
 
 def _masks_by_sequence_id(model: ComposerModel) -> bool:
@@ -170,16 +181,15 @@ def _masks_by_sequence_id(model: ComposerModel) -> bool:
 
 
 def _takes_positions(model: ComposerModel) -> bool:
-    # Hugging Face models take what their forward names; MPT hands positions to what adds them.
-    named = getattr(model, "model_forward_args", None)
-    if named is not None:
-        return "position_ids" in named
     config = getattr(model, "config", None)
-    attention = getattr(config, "attn_config", None) or {}
-    rope = attention.get("rope") and attention.get("rope_impl") == "hf"
-    return bool(getattr(config, "learned_pos_emb", False) or rope)
+    attention = getattr(config, "attn_config", None)
+    if isinstance(attention, Mapping):  # MPT: its forward names positions whether or not anything adds them
+        rope = attention.get("rope") and attention.get("rope_impl") == "hf"
+        return bool(getattr(config, "learned_pos_emb", False) or rope)
+    # Composer hands Hugging Face models what their forward names.
+    return "position_ids" in getattr(model, "model_forward_args", ())
 
 
-def _positions_restart(batch: Mapping[str, Any]) -> bool:
-    documents_BT = documents_of(batch, ("position_ids",))
+def _several_documents(batch: Mapping[str, Any], key: str) -> bool:
+    documents_BT = documents_of(batch, (key,))
     return documents_BT is not None and bool((documents_BT > 0).any())

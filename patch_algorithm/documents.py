@@ -35,9 +35,12 @@ DOCUMENT_KEYS = ("sequence_id", "position_ids")
 def documents_of(batch: Mapping[str, Any], keys: Collection[str]) -> Tensor | None:
     """The document of each token.
 
+    With ``sequence_id`` a document ends where the value changes, with ``position_ids`` where positions
+    stop rising.
+
     Args:
         batch: ``sequence_id`` or ``position_ids`` ``[B, T]``, and ``attention_mask`` ``[B, T]`` where
-            there is padding. ``sequence_id`` does not fall along a row, and is -1 on padding.
+            there is padding. Without a mask, tokens whose ``sequence_id`` is negative are padding.
         keys: Which of :data:`DOCUMENT_KEYS` to go by, the first of them that the batch holds.
 
     Returns:
@@ -49,26 +52,38 @@ def documents_of(batch: Mapping[str, Any], keys: Collection[str]) -> Tensor | No
         return None
     value_BT: Tensor = batch[key]
     mask: Tensor | None = batch.get("attention_mask")
-    real_BT = torch.ones_like(value_BT, dtype=torch.bool) if mask is None else mask.bool()
-    if key == "sequence_id":
-        return number_documents(value_BT.masked_fill(~real_BT, -1))
-    starts_BT = torch.ones_like(real_BT)
-    starts_BT[:, 1:] = (value_BT.diff(dim=1) != 1) | ~real_BT[:, :-1]
-    numbers_BT = (starts_BT & real_BT).long().cumsum(dim=1) - 1
-    return numbers_BT.masked_fill(~real_BT, -1)
+    if mask is not None:
+        real_BT = mask.bool()
+    else:
+        real_BT = value_BT >= 0 if key == "sequence_id" else torch.ones_like(value_BT, dtype=torch.bool)
+    before_BT = _value_before(value_BT, real_BT)
+    ends_BT = value_BT != before_BT if key == "sequence_id" else value_BT <= before_BT
+    return _count_starts(ends_BT, real_BT)
 
 
 def number_documents(documents_BT: Tensor) -> Tensor:
     """Numbers the documents of each row densely: 0, 1, 2... in their order; -1 stays.
 
     Args:
-        documents_BT: ``[B, T]`` integers that do not fall along a row, -1 where there is none.
+        documents_BT: ``[B, T]`` integers, one for each document, -1 where there is none.
     """
-    highest_BT = documents_BT.cummax(dim=1).values
-    before_BT = torch.full_like(highest_BT, -1)
-    before_BT[:, 1:] = highest_BT[:, :-1]
-    starts_BT = documents_BT > before_BT
-    return (starts_BT.long().cumsum(dim=1) - 1).masked_fill(documents_BT < 0, -1)
+    real_BT = documents_BT >= 0
+    return _count_starts(documents_BT != _value_before(documents_BT, real_BT), real_BT)
+
+
+def _value_before(value_BT: Tensor, real_BT: Tensor) -> Tensor:
+    """The value of the nearest real token before each; the row's first where there is none."""
+    place_T = torch.arange(value_BT.shape[1], device=value_BT.device)
+    last_BT = torch.zeros_like(real_BT, dtype=torch.int64)
+    last_BT[:, 1:] = (real_BT * place_T).cummax(dim=1).values[:, :-1]
+    return value_BT.gather(1, last_BT)
+
+
+def _count_starts(starts_BT: Tensor, real_BT: Tensor) -> Tensor:
+    """Numbers by the starts before each token; a row's first real token is one in any case."""
+    first_BT = real_BT & (real_BT.long().cumsum(dim=1) == 1)
+    numbers_BT = ((starts_BT & real_BT) | first_BT).long().cumsum(dim=1) - 1
+    return numbers_BT.masked_fill(~real_BT, -1)
 
 
 def positions_in_documents(documents_BP: Tensor) -> Tensor:

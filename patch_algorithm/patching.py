@@ -17,7 +17,6 @@ from torch import Tensor
 from patch_algorithm.documents import (
     documents_of,
     fold_documents,
-    number_documents,
     positions_in_documents,
 )
 from patch_algorithm.loss import IGNORE_INDEX
@@ -179,16 +178,17 @@ def cut_batch(batch: Mapping[str, Any], length: int, document_keys: Collection[s
             cut[key] = [entry for entry in value for _ in range(pieces)]
         else:
             cut[key] = value
-    if "sequence_id" in cut:
-        cut["sequence_id"] = number_documents(cut["sequence_id"])
-    if "position_ids" in batch and "position_ids" in document_keys:
-        documents_BT = documents_of(batch, document_keys)
-        if documents_BT is not None:
-            cut["position_ids"] = positions_in_documents(cut_rows(documents_BT, length))
     if _TOTAL in cut:
         cut[_TOTAL] = _real_tokens(cut["input_ids"], cut.get("attention_mask"))
     if "attention_mask" in cut:
         cut["attention_mask"] = _with_a_first_token(cut["attention_mask"])
+    if "sequence_id" in cut:
+        # After the mask: a real token, even a made-up one, needs a document.
+        cut["sequence_id"] = documents_of(cut, ("sequence_id",))
+    if "position_ids" in batch and "position_ids" in document_keys:
+        documents_BT = documents_of(batch, document_keys)
+        if documents_BT is not None:
+            cut["position_ids"] = positions_in_documents(cut_rows(documents_BT, length))
     if _SCORED in cut:
         cut[_SCORED] = (cut["labels"][:, 1:] != IGNORE_INDEX).sum(dim=1).tolist()
     return cut

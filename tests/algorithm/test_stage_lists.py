@@ -119,9 +119,8 @@ def test_order_that_only_the_run_can_tell() -> None:
 
 
 def test_rows_are_checked_against_every_stage_before_the_first_step() -> None:
-    trainer = make_trainer(
-        make_rows(8, 24), [PatchLevel(stages=[{"k": 4, "until": 0.3}, {"k": 5, "until": 0.6}])]
-    )
+    stages = [{"k": 4, "until": 0.3}, {"k": 5, "until": 0.6}]
+    trainer = make_trainer(make_rows(8, 24), [PatchLevel(stages=stages)])
     with pytest.raises(ValueError, match="no multiple of the patch size k=5"):
         trainer.fit()
     assert trainer.state.timestamp.batch == 0
@@ -144,12 +143,8 @@ def test_clock_tells_where_the_run_stands() -> None:
 
     algorithm = listed()
     run(ROWS, [algorithm], callbacks=[Watch(Event.BATCH_START, look)], max_duration="7ba")
-    first, second, third = (
-        (0, 3, 8, 0, Time(2, "ba")),
-        (1, 3, 4, 2, Time(5, "ba")),
-        (2, 3, 1, 5, Time(7, "ba")),
-    )
-    assert clocks == [first] * 2 + [second] * 3 + [third] * 2
+    first, second = (0, 3, 8, 0, Time(2, "ba")), (1, 3, 4, 2, Time(5, "ba"))
+    assert clocks == [first] * 2 + [second] * 3 + [(2, 3, 1, 5, Time(7, "ba"))] * 2
 
 
 def test_clock_is_there_before_the_first_fit() -> None:

@@ -103,13 +103,8 @@ def test_resumed_run_does_not_reset_again(tmp_path: Path, batch: int) -> None:
 def test_new_run_from_weights_alone_resets_nothing_before_its_own_switch(tmp_path: Path) -> None:
     patch = {"k": 4, "ratio": "3ba", "on_switch": "reset"}
     run(ROWS, [PatchLevel(**patch)], **saving(tmp_path))
-    again = run(
-        ROWS,
-        [PatchLevel(**patch)],
-        load_path=str(tmp_path / "ba5.pt"),
-        load_weights_only=True,
-        max_duration="6ba",
-    )
+    load = {"load_path": str(tmp_path / "ba5.pt"), "load_weights_only": True}
+    again = run(ROWS, [PatchLevel(**patch)], max_duration="6ba", **load)
     assert metrics(again, "patch_level/stage") == [0, 0, 0, 1, 1, 1]
 
 
