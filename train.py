@@ -38,9 +38,12 @@ def main(args: list[str]) -> int:
         return 0 if args else 2
     _settle_process()
     from patch_algorithm.data import prepare, read_config
+    from patch_algorithm.preflight import check_config
 
     try:
-        prepare(read_config(args[0], args[1:]))
+        cfg = read_config(args[0], args[1:])
+        check_config(cfg)
+        prepare(cfg)
     except ValueError as error:
         return _complain(error, 2)
     from llmfoundry.command_utils import train_from_yaml

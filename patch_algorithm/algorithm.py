@@ -14,14 +14,11 @@ from patch_algorithm.arguments import a_bool, one_of, positive_int
 from patch_algorithm.banner import announce
 from patch_algorithm.checks import check_positions, refuse_company
 from patch_algorithm.clock import (
-    dataloader_len,
     max_duration,
     next_step,
     raw_tokens,
     raw_tokens_of_last_step,
     share_of_run,
-    timestamp_of,
-    timestamp_values,
 )
 from patch_algorithm.loss import TARGET_WEIGHTS, patch_cross_entropy, target_weights
 from patch_algorithm.memory import StageMemory
@@ -34,13 +31,11 @@ from patch_algorithm.stages import (
     ON_MISMATCH,
     StageClock,
     StagePlan,
-    in_batches,
     parse_boundary,
     parse_stages,
-    run_length,
-    settle,
 )
 from patch_algorithm.tally import LossTally
+from patch_algorithm.timeline import Timeline
 
 __all__ = ["PatchLevel"]
 
@@ -177,10 +172,8 @@ class PatchLevel(Algorithm):
         return () if self.k == 1 or length == 0 else ((self.k, end),)
 
     def _forget_run(self) -> None:
-        self._saved_plan: StagePlan | None = None
-        self._rows: RowFolder | None = None
-        self._stage = 0  # the latest entered; none before it is entered again
-        self._started: dict[int, Timestamp] = {}
+        self._timeline = Timeline(self._asked, self.seq_len, self.on_mismatch)
+        self._rows = RowFolder(self._timeline, Sides(self.patch_inputs, self.patch_targets))
         self._spared_tokens = 0.0  # of token-level training, so far
         self._taps: ModelTaps | None = None
         self._saver = SwitchSaver()
@@ -201,12 +194,12 @@ class PatchLevel(Algorithm):
     @property
     def in_patch_stage(self) -> bool:
         """Whether the present or, between steps, the next step is a patch step."""
-        return self._rows is not None and self._stage < len(self._rows.plan.stages)
+        return self._timeline.in_patch_stage
 
     @property
     def switch_point(self) -> Time[int] | None:
         """Where the last patch stage ends, on the trainer's clock; ``None`` before the first fit."""
-        return None if self._rows is None else self._rows.plan.switch
+        return self._timeline.plan.switch if self._timeline.is_settled else None
 
     @property
     def positions_per_row(self) -> int:
@@ -227,16 +220,21 @@ class PatchLevel(Algorithm):
         Raises:
             ValueError: If the ends of stages cannot be told in a run of this length.
         """
-        plan = self._present_plan(state)
-        index = plan.index_at(state.timestamp, self._stage)
-        at_end = index == len(plan.stages)
-        return StageClock(
-            index=index,
-            count=len(plan.stages) + 1,
-            k=plan.k_of(index),
-            started=self._started.get(index, state.timestamp if index else Timestamp()),
-            ends=max_duration(state) if at_end else plan.stages[index].until,
-        )
+        return self._timeline.clock(state)
+
+    def plan_for(self, length: Time[int] | None) -> StagePlan | None:
+        """The stages of a new run of a given length.
+
+        Args:
+            length: The run's length in batches, samples or tokens; ``None`` if it is not known yet.
+
+        Returns:
+            The plan; ``None`` if it depends on a length that is not known.
+
+        Raises:
+            ValueError: If stages are out of order in a run of this length.
+        """
+        return self._timeline.plan_for(length)
 
     def match(self, event: Event, state: State) -> bool:
         """Whether there is something to do; after the switch that is cutting rows and logging."""
@@ -248,21 +246,15 @@ class PatchLevel(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """What the run has settled on, in primitives."""
-        plan = {} if self._rows is None else self._rows.plan.state_dict()
         return {
             **super().state_dict(),
-            **plan,
-            "stage": self._stage,
-            "started": {index: timestamp_values(clock) for index, clock in self._started.items()},
+            **self._timeline.state_dict(),
             "spared_tokens": self._spared_tokens,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a checkpoint's plan; it is compared with the configuration when fit starts."""
-        if "stages" in state:
-            self._saved_plan = StagePlan.from_state_dict(state)
-        self._stage = state.get("stage", 0)
-        self._started = {index: timestamp_of(values) for index, values in state.get("started", {}).items()}
+        self._timeline.load_state_dict(state)
         self._spared_tokens = state.get("spared_tokens", 0.0)
 
     def _on_init(self, state: State, logger: Logger) -> None:
@@ -274,41 +266,26 @@ class PatchLevel(Algorithm):
         if self._asked:
             refuse_unsupported(unwrap(state.model))
 
-    def _present_plan(self, state: State) -> StagePlan:
-        if self._rows is not None:
-            return self._rows.plan
-        if self._saved_plan is not None:
-            return self._saved_plan
-        return settle(self._asked, self.seq_len, self._run_length(state), None, self.on_mismatch)
-
-    def _run_length(self, state: State) -> Time[int] | None:
-        if all(isinstance(end, Time) for _, end in self._asked):
-            return None
-        return run_length(max_duration(state), dataloader_len(state))
-
     def _on_fit_start(self, state: State, logger: Logger) -> None:
         model = unwrap(state.model)
         if self._taps is None:
             self._taps = ModelTaps(model)
-        self._settle(state)
+        self._timeline.settle(state)
+        plan = self._timeline.plan
+        if plan.seq_len is not None:
+            check_positions(plan.seq_len, context_length(model))
+        self._rows.start_fit()
         self._memory.restore(state)
         self._warned_of_no_switch = False
         if state.timestamp.batch == 0:
             self._spared_tokens = 0.0  # the clock may have been set back
-        by_clock = self._plan.index_at(state.timestamp)
-        if by_clock < self._stage:
-            warnings.warn(
-                f"By the clock this is a step of stage {by_clock} of {self._plan}, but that was left before "
-                "and is not entered again. Start a new run from the weights (load_weights_only) for another.",
-                stacklevel=2,
-            )
-        self._stage = max(by_clock, self._stage)
-        self._started.setdefault(self._stage, state.timestamp if self._stage else Timestamp())
+        self._timeline.enter(state.timestamp)
         if not self.in_patch_stage:
             self._taps.detach()  # from a fit that broke off
             return
         refuse_unsupported(model)
-        self._warn_if_never_switching(state)
+        if self._timeline.never_switches(state):
+            self._warn_of_no_switch(state)
         if self.checkpoint_at_switch:
             self._saver.attach(state.callbacks)
         # Folded batches would need k copies of the logits in the model's own train metrics.
@@ -316,32 +293,11 @@ class PatchLevel(Algorithm):
             self._metrics_aside, state.train_metrics = state.train_metrics, {}
         self._taps.attach()
 
-    def _settle(self, state: State) -> None:
-        saved = self._saved_plan if self._rows is None else self._rows.plan
-        plan = settle(self._asked, self.seq_len, self._run_length(state), saved, self.on_mismatch)
-        if plan.seq_len is not None:
-            check_positions(plan.seq_len, context_length(unwrap(state.model)))
-        if self._rows is None:
-            self._rows = RowFolder(plan, Sides(self.patch_inputs, self.patch_targets))
-        self._rows.plan = plan
-        self._rows.start_fit()
-        # By on_mismatch='use_config' the two may differ in their number of stages.
-        left_patches = saved is not None and self._stage >= len(saved.stages)
-        self._stage = len(plan.stages) if left_patches else min(self._stage, len(plan.stages))
-
-    def _warn_if_never_switching(self, state: State) -> None:
-        switch, end = self._plan.stages[-1].until, max_duration(state)
-        batches = dataloader_len(state)
-        if batches is not None and switch.unit != end.unit:
-            switch, end = in_batches(switch, batches), in_batches(end, batches)
-        if switch.unit == end.unit and switch >= end:
-            self._warn_of_no_switch(state)
-
     def _warn_of_no_switch(self, state: State) -> None:
         if self._warned_of_no_switch:
             return
         self._warned_of_no_switch = True
-        switch, end = self._plan.stages[-1].until, max_duration(state)
+        switch, end = self._timeline.plan.stages[-1].until, max_duration(state)
         warnings.warn(
             f"The switch at {switch.to_timestring()} is not before the end of the run at "
             f"{end.to_timestring()}: the run ends as a patch model, which cannot generate. "
@@ -356,10 +312,10 @@ class PatchLevel(Algorithm):
             if not _has_token_rows(state.batch):
                 return
         raw_batch = state.batch
-        state.batch = self._row_folder.fold(raw_batch, self._stage, state)
+        state.batch = self._rows.fold(raw_batch, self._timeline.stage, state)
         self._positions_per_row = state.batch["input_ids"].shape[1]
         if self.in_patch_stage:
-            self._memory.prepare(state, self._row_folder, raw_batch, self._positions_per_row)
+            self._memory.prepare(state, self._rows, raw_batch, self._positions_per_row)
 
     def _on_before_train_batch(self, state: State, logger: Logger) -> None:
         self._tally.reset()
@@ -393,7 +349,7 @@ class PatchLevel(Algorithm):
     def _on_batch_end(self, state: State, logger: Logger) -> None:
         tokens = raw_tokens_of_last_step(state)
         if self.in_patch_stage:
-            self._spared_tokens += tokens - tokens / self._row_folder.tokens_per_position(self._stage)
+            self._spared_tokens += tokens - tokens / self._rows.tokens_per_position(self._timeline.stage)
             logger.log_metrics(self._tally.metrics(), step=_step(state))
             if self.on_switch == "reset":
                 for optimizer in state.optimizers:
@@ -407,7 +363,7 @@ class PatchLevel(Algorithm):
         logger.log_metrics(
             {
                 "patch_level/stage": 0 if self.in_patch_stage else 1,
-                "patch_level/k": self._plan.k_of(self._stage),
+                "patch_level/k": self._timeline.k,
                 "patch_level/positions_per_row": self._positions_per_row,
                 "patch_level/share_of_run": share_of_run(state),
                 "patch_level/raw_tokens_per_sec": tokens / seconds if seconds > 0 else 0.0,
@@ -429,11 +385,9 @@ class PatchLevel(Algorithm):
 
     def _advance(self, state: State, clock: Timestamp) -> None:
         """Passes to the stage that the next step belongs to, by the clock at its start."""
-        stage = self._plan.index_at(clock, self._stage)
-        if stage == self._stage:
+        left = self._timeline.k
+        if not self._timeline.advance(clock, state.timestamp):
             return
-        left, self._stage = self._plan.k_of(self._stage), stage
-        self._started[stage] = state.timestamp
         self._memory.restore(state)
         if self.on_switch == "reset":
             for optimizer in state.optimizers:
@@ -442,7 +396,7 @@ class PatchLevel(Algorithm):
         batch, moments = state.timestamp.batch.value, "reset" if self.on_switch == "reset" else "carried over"
         if self.in_patch_stage:
             announce(
-                f"patch_level: the stage of k={left} ends at batch {batch}; k={self._plan.k_of(stage)} from "
+                f"patch_level: the stage of k={left} ends at batch {batch}; k={self._timeline.k} from "
                 f"here on; optimizer state {moments}."
             )
             return
@@ -457,16 +411,6 @@ class PatchLevel(Algorithm):
         # token step has updated.
         if self._metrics_aside is not None:
             state.train_metrics, self._metrics_aside = self._metrics_aside, None
-
-    @property
-    def _row_folder(self) -> RowFolder:
-        if self._rows is None:
-            raise RuntimeError("patch_level has not seen the start of a fit.")
-        return self._rows
-
-    @property
-    def _plan(self) -> StagePlan:
-        return self._row_folder.plan
 
     @property
     def _model_taps(self) -> ModelTaps:

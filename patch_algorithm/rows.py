@@ -17,6 +17,7 @@ from patch_algorithm.banner import announce, banner
 from patch_algorithm.checks import (
     check_batch,
     check_microbatch,
+    check_padding_side,
     check_rows,
     unused_documents,
     used_document_keys,
@@ -25,6 +26,7 @@ from patch_algorithm.clock import max_duration
 from patch_algorithm.model_taps import context_length, unwrap
 from patch_algorithm.patching import PATCH_MASK, cut_batch, fold_batch
 from patch_algorithm.stages import StagePlan
+from patch_algorithm.timeline import Timeline
 
 __all__ = ["RowFolder", "Sides"]
 
@@ -46,20 +48,25 @@ class RowFolder:
     """Cuts and folds batches by the plan of a run, and settles what only the rows can tell.
 
     Args:
-        plan: What the run has settled on so far.
+        timeline: The stages of the run; its plan learns ``seq_len`` from the rows.
         sides: Which sides of the model work in patches.
     """
 
-    def __init__(self, plan: StagePlan, sides: Sides) -> None:
-        self.plan = plan
+    def __init__(self, timeline: Timeline, sides: Sides) -> None:
+        self._timeline = timeline
         self._sides = sides
         self._announced = False
-        self._warned_of_documents = False
+        self._told_of_documents = False
         self.start_fit()
 
     def start_fit(self) -> None:
         """Forgets the rows of an earlier fit, whose data loader may have been another."""
         self._row_lengths: set[int] = set()
+
+    @property
+    def plan(self) -> StagePlan:
+        """What the run has settled on so far."""
+        return self._timeline.plan
 
     def tokens_per_position(self, stage: int) -> int:
         """Raw tokens that a position of a stage reads."""
@@ -86,8 +93,8 @@ class RowFolder:
         if not in_patches and T <= longest:
             return batch
         keys = used_document_keys(batch, unwrap(state.model))
-        if unused_documents(batch, keys):
-            self._warn_of_documents(batch)
+        if not self._told_of_documents and unused_documents(batch, keys):
+            self._warn_of_documents()
         if T > longest:
             batch = cut_batch(batch, longest, keys)
         if not in_patches:
@@ -114,7 +121,7 @@ class RowFolder:
             context = context_length(unwrap(state.model))
             L = T if context is None else min(T, context)
             from_rows = context is None or T <= context
-            self.plan = replace(self.plan, seq_len=L, seq_len_from_rows=from_rows)
+            self._timeline.plan = replace(self.plan, seq_len=L, seq_len_from_rows=from_rows)
         return L
 
     def _on_new_length(self, batch: Any, stage: int, state: State) -> None:
@@ -124,6 +131,7 @@ class RowFolder:
         remaining = [self.tokens_per_position(i) for i in range(stage, len(self.plan.stages))]
         if remaining or T > L:
             check_batch(batch)
+            check_padding_side(batch, unwrap(state.model))
             padded = "attention_mask" in batch
             for K in remaining or [1]:
                 check_rows(T, K, L, padded, first=not self._row_lengths)
@@ -141,10 +149,8 @@ class RowFolder:
             announce(banner(self.plan, T, stage, max_duration(state), self._sides.inputs))
             self._announced = True
 
-    def _warn_of_documents(self, batch: Mapping[str, Any]) -> None:
-        if self._warned_of_documents:
-            return
-        self._warned_of_documents = True
+    def _warn_of_documents(self) -> None:
+        self._told_of_documents = True
         warnings.warn(
             "The batch tells documents apart (sequence_id or position_ids), but the model does not go by it: "
             "they are concatenated, as in the paper. MPT keeps them apart with attn_uses_sequence_id: true, "
@@ -153,14 +159,14 @@ class RowFolder:
         )
 
     def _tell_of_documents(self, batch: Mapping[str, Any], folded: Mapping[str, Any]) -> None:
-        if self._warned_of_documents or PATCH_MASK not in folded:
+        if self._told_of_documents or PATCH_MASK not in folded:
             return
         mask = batch.get("attention_mask")
         real = int(batch["input_ids"].numel() if mask is None else mask.sum())
         unread = real - int(folded[PATCH_MASK].sum())
         if unread:
-            self._warned_of_documents = True
+            self._told_of_documents = True
             announce(
-                f"patch_level: documents are kept apart. {unread} of the first batch's {real} tokens stand "
-                "in patches of the document after theirs, and are predicted but not read."
+                f"patch_level: documents are kept apart. {unread} of this batch's {real} tokens stand in "
+                "patches of the document after theirs, and are predicted but not read."
             )
