@@ -18,6 +18,7 @@ from patch_algorithm.documents import DOCUMENT_KEYS, documents_of
 __all__ = [
     "check_batch",
     "check_microbatch",
+    "check_padding_side",
     "check_positions",
     "check_rows",
     "refuse_company",
@@ -123,6 +124,23 @@ def check_microbatch(pieces: int, microbatch: object, model: ComposerModel) -> N
         )
 
 
+def check_padding_side(batch: Mapping[str, Any], model: ComposerModel) -> None:
+    """Checks that rows are not padded on the left where MPT is trained on them.
+
+    MPT raises an error of its own where a row's first position is masked. In patches it would not meet
+    one as long as fewer than ``k`` tokens are padded, and the run would end at the switch.
+
+    Raises:
+        ValueError: If they are.
+    """
+    mask_BT = batch.get("attention_mask")
+    if mask_BT is not None and _is_mpt(model) and not bool(mask_BT[:, 0].all()):
+        raise ValueError(
+            "The rows are padded on the left, which MPT cannot be trained on. Pad them on the right (the "
+            "tokenizer's padding_side: right)."
+        )
+
+
 def check_positions(seq_len: int, context: int | None) -> None:
     """Checks that the positions asked for fit the model.
 
@@ -175,17 +193,25 @@ def unused_documents(batch: Mapping[str, Any], keys: Collection[str]) -> bool:
     return not keys and any(_several_documents(batch, key) for key in DOCUMENT_KEYS)
 
 
-def _masks_by_sequence_id(model: ComposerModel) -> bool:
+def _mpt_attention(model: ComposerModel) -> Mapping[str, Any] | None:
     attention = getattr(getattr(model, "config", None), "attn_config", None)
-    return isinstance(attention, Mapping) and bool(attention.get("attn_uses_sequence_id"))
+    return attention if isinstance(attention, Mapping) else None
+
+
+def _is_mpt(model: ComposerModel) -> bool:
+    return _mpt_attention(model) is not None
+
+
+def _masks_by_sequence_id(model: ComposerModel) -> bool:
+    attention = _mpt_attention(model)
+    return attention is not None and bool(attention.get("attn_uses_sequence_id"))
 
 
 def _takes_positions(model: ComposerModel) -> bool:
-    config = getattr(model, "config", None)
-    attention = getattr(config, "attn_config", None)
-    if isinstance(attention, Mapping):  # MPT: its forward names positions whether or not anything adds them
+    attention = _mpt_attention(model)
+    if attention is not None:  # MPT's forward names positions, whether or not anything adds them
         rope = attention.get("rope") and attention.get("rope_impl") == "hf"
-        return bool(getattr(config, "learned_pos_emb", False) or rope)
+        return bool(getattr(model.config, "learned_pos_emb", False) or rope)
     # Composer hands Hugging Face models what their forward names.
     return "position_ids" in getattr(model, "model_forward_args", ())
 

@@ -67,7 +67,8 @@ def refuse_unsupported(model: ComposerModel) -> None:
 
     Raises:
         ValueError: Encoder-decoders, models without an input embedding or with further
-            embeddings of the vocabulary, models whose labels are not aligned with their tokens.
+            embeddings of the vocabulary, models whose labels are not aligned with their tokens,
+            prompt tuning.
     """
     name = type(getattr(model, "model", model)).__name__
     config = getattr(model, "config", None)
@@ -80,18 +81,24 @@ def refuse_unsupported(model: ComposerModel) -> None:
             f"{name} is set to shift_labels=False, while patch targets need labels that are aligned with the "
             "tokens. Set shift_labels=True and give unshifted labels."
         )
+    adapter: Any = getattr(getattr(model, "model", None), "active_peft_config", None)
+    if getattr(adapter, "is_prompt_learning", False):
+        raise ValueError(
+            f"{name} is tuned by prompts ({adapter.peft_type}), which add positions of their own that are no "
+            "patches. Train adapters inside the model (LoRA), or at token level."
+        )
     if not getattr(config, "use_return_dict", True):
         raise ValueError(f"{name} returns tuples. Set return_dict to true in its config.")
     _refuse_further_embeddings(model, name)
 
 
 def _refuse_further_embeddings(model: ComposerModel, name: str) -> None:
-    first = input_embedding(model)
-    vocabulary = getattr(first, "num_embeddings", None)
-    if vocabulary is None:
+    own = set(input_embedding(model).modules())  # FSDP or an adapter may have wrapped it
+    sizes = [rows for part in own if isinstance(rows := getattr(part, "num_embeddings", None), int)]
+    if not sizes:
         return
+    vocabulary = max(sizes)
     context = context_length(model)
-    own = set(first.modules())  # FSDP may have wrapped it
     for path, module in model.named_modules():
         rows = getattr(module, "num_embeddings", None)
         if module in own or not isinstance(rows, int):

@@ -1,7 +1,8 @@
 """The built-in corpus: real text, gathered from the running installation, without a network.
 
-The folder it makes holds ``train`` and ``val`` (MDS shards), ``tokenizer`` and ``prepared.json``,
-which says what was asked for, of which versions it was made, and how much came out.
+The folder it makes is a converted dataset, with ``train`` and ``val`` (MDS shards), ``tokenizer`` and
+``dataset.json``; ``prepared.json`` says besides what was asked for, of which versions it was made, and how
+much came out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from filelock import FileLock
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
+from patch_algorithm.data.documents import TRAIN, VAL, held_out
 from patch_algorithm.data.gather import STDLIB, gather, package_root, package_version
 
 __all__ = ["BuiltinCorpus", "BuiltinCorpusTokenizer", "prepare_builtin_corpus"]
@@ -30,7 +32,8 @@ log = logging.getLogger(__name__)
 
 _RECORD = "prepared.json"
 _TOKENIZER = "tokenizer"
-_FORMAT = 1
+_DATASET = "dataset"
+_FORMAT = 2
 _SMALLEST_VOCABULARY = 258  # 256 bytes and the two special tokens
 _LARGEST_VOCABULARY = 2**16  # tokens are stored as unsigned 16-bit integers
 _LONGEST_WAIT = 1800.0  # seconds
@@ -145,7 +148,7 @@ def prepare_builtin_corpus(corpus: BuiltinCorpus) -> Path:
         shutil.rmtree(aside, ignore_errors=True)  # of a killed process: the lock is ours
         try:
             counts = _write(corpus, fingerprint, aside)
-            aside.rename(folder)
+            (aside / _DATASET).rename(folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     log.info(
@@ -186,40 +189,54 @@ class BuiltinCorpusTokenizer(PreTrainedTokenizerBase):
 builtin_corpus_tokenizer = BuiltinCorpusTokenizer
 
 
-def _write(corpus: BuiltinCorpus, fingerprint: dict[str, Any], folder: Path) -> dict[str, int]:
+def _write(corpus: BuiltinCorpus, fingerprint: dict[str, Any], aside: Path) -> dict[str, int]:
     # Imported here: an installation whose data is prepared need not wait for it.
-    from patch_algorithm.data.writing import split_documents, train_tokenizer, write_rows
+    from patch_algorithm.data.conversion import convert
+    from patch_algorithm.data.encoding import load_tokenizer
+    from patch_algorithm.data.options import Conversion
+    from patch_algorithm.data.sources import BUILTIN, TextSource
+    from patch_algorithm.data.writing import train_tokenizer
 
     log.info(
         "Built-in corpus: gathering %s MB of text from %s; this is done once",
         corpus.megabytes,
         ", ".join(corpus.packages),
     )
-    folder.mkdir()
+    aside.mkdir()
     documents = gather(corpus.packages, corpus.megabytes)
-    train, val = split_documents(documents, corpus.val_share)
     log.info("Built-in corpus: training a tokenizer of %d entries", corpus.vocab_size)
-    tokenizer = train_tokenizer(train, corpus.vocab_size, folder / _TOKENIZER)
-    rows = {
-        "train": write_rows(train, tokenizer, corpus.row_tokens, folder / "train"),
-        "val": write_rows(val, tokenizer, corpus.val_row_tokens, folder / "val"),
-    }
+    train = [text for text in documents if not held_out(text.encode(), corpus.val_share)]
+    train_tokenizer(train, corpus.vocab_size, aside / _TOKENIZER)
+    # Named as a user names it: where it was made says nothing.
+    tokenizer = replace(load_tokenizer(str(aside / _TOKENIZER)), name="builtin_corpus")
+    text_bytes = int(corpus.megabytes * 1e6)
+    options = Conversion(
+        sources=(TextSource(BUILTIN, lambda: documents, fingerprint, text_bytes),),
+        tokenizer=str(aside / _TOKENIZER),
+        out=str(aside / _DATASET),
+        row_tokens=corpus.row_tokens,
+        val_row_tokens=corpus.val_row_tokens,
+        val_fraction=corpus.val_share,
+        workers=0,
+    )
+    info = convert(options, tokenizer).info
+    rows = {split: sum(s.rows for s in info.streams if s.split == split) for split in (TRAIN, VAL)}
     for split, count in rows.items():
         if count == 0:
             raise ValueError(
                 f"variables.builtin_corpus: {corpus.megabytes} MB of text do not fill one row of the "
-                f"{split} split. Raise megabytes" + (" or val_share." if split == "val" else ".")
+                f"{split} split. Raise megabytes" + (" or val_share." if split == VAL else ".")
             )
     counts = {
         "documents": len(documents),
-        "vocabulary": tokenizer.get_vocab_size(),
-        "train_rows": rows["train"],
-        "train_tokens": rows["train"] * corpus.row_tokens,
-        "val_rows": rows["val"],
-        "val_tokens": rows["val"] * corpus.val_row_tokens,
+        "vocabulary": tokenizer.vocab_size,
+        "train_rows": rows[TRAIN],
+        "train_tokens": rows[TRAIN] * corpus.row_tokens,
+        "val_rows": rows[VAL],
+        "val_tokens": rows[VAL] * corpus.val_row_tokens,
     }
     record = {"fingerprint": fingerprint, "counts": counts}
-    (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    (aside / _DATASET / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return counts
 
 

@@ -17,8 +17,10 @@ from omegaconf import OmegaConf
 
 from patch_algorithm.data import prepare, read_config
 from patch_algorithm.data.builtin import BuiltinCorpus, BuiltinCorpusTokenizer, prepare_builtin_corpus
+from patch_algorithm.data.dataset_info import DatasetInfo, check_shards
+from patch_algorithm.data.documents import held_out
 from patch_algorithm.data.gather import gather, module_files
-from patch_algorithm.data.writing import END_OF_TEXT, split_documents, train_tokenizer, write_rows
+from patch_algorithm.data.writing import END_OF_TEXT
 
 PACKAGES = ("asyncio", "email", "json", "logging")
 
@@ -27,6 +29,11 @@ def request(folder: Path, **changes: Any) -> BuiltinCorpus:
     values: dict[str, Any] = {"row_tokens": 64, "val_row_tokens": 16, "vocab_size": 320, "megabytes": 0.2}
     values |= {"val_share": 0.3, "packages": PACKAGES}
     return BuiltinCorpus(folder=str(folder), **(values | changes))
+
+
+def split_documents(documents: list[str], val_share: float) -> tuple[list[str], list[str]]:
+    val = [text for text in documents if held_out(text.encode(), val_share)]
+    return [text for text in documents if text not in val], val
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -192,23 +199,18 @@ def test_hold_out_goes_by_the_document_alone() -> None:
     assert split_documents(documents[::-1][:300], 0.2)[1] == [d for d in documents[:199:-1] if d in val]
 
 
-def test_text_that_mentions_end_of_text_does_not_end_there(tmp_path: Path) -> None:
-    documents = [f"models end with {END_OF_TEXT} and go on"] * 3
-    tokenizer = train_tokenizer(documents, 300, tmp_path / "tokenizer")
-    write_rows(documents, tokenizer, 2, tmp_path / "train")
-    from streaming import StreamingDataset
-
-    rows = StreamingDataset(local=str(tmp_path / "train"), batch_size=1, shuffle=False)
-    tokens = np.concatenate([rows[i]["tokens"] for i in range(len(rows))])
-    assert (tokens == tokenizer.token_to_id(END_OF_TEXT)).sum() in (2, 3)  # the last may be cut off
-    assert tokens.dtype == np.uint16
-
-
-def test_no_token_is_lost_between_rows(tmp_path: Path) -> None:
-    documents = [f"document number {i}" for i in range(200)]
-    tokenizer = train_tokenizer(documents, 300, tmp_path / "tokenizer")
-    tokens = sum(len(encoding.ids) + 1 for encoding in tokenizer.encode_batch(documents))
-    assert write_rows(documents, tokenizer, 7, tmp_path / "train") == tokens // 7
+def test_it_is_a_converted_dataset(prepared: Path) -> None:
+    info = DatasetInfo.read(prepared)
+    documents = gather(PACKAGES, 0.2)
+    counts = info.components["unlabelled"]
+    assert counts["train"].documents + counts["val"].documents == len(documents)
+    assert counts["train"].bytes + counts["val"].bytes == sum(len(text.encode()) for text in documents)
+    assert (info.dtype, info.row_tokens) == ("uint16", {"train": 64, "val": 16})
+    assert (info.tokenizer.name, info.sources) == ("builtin_corpus", ("builtin",))
+    for stream in info.streams:
+        assert stream.tokens + stream.tokens_left_out == counts[stream.split].tokens
+        assert stream.tokens_left_out < stream.row_tokens
+    assert not check_shards(prepared)
 
 
 def test_padding_is_a_token_of_its_own(prepared: Path) -> None:

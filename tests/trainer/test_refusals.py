@@ -12,6 +12,7 @@ import transformers
 from composer import Trainer
 from composer.algorithms.warnings import NoEffectWarning
 from composer.models import ComposerModel, HuggingFaceModel
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -161,34 +162,17 @@ def test_a_table_of_positions_is_no_second_embedding(corpus: Path, tmp_path: Pat
     assert trainer.state.algorithms
 
 
-class Adapted(Toy):
-    """Says what Composer's wrapper says of a model with adapters; peft is an extra of llm-foundry."""
-
-    using_peft = True
-
-
-def test_adapters(corpus: Path, tmp_path: Path) -> None:
-    assert plain_model(family("llama", tmp_path), corpus).using_peft is False
-    refused(Adapted(), batches(), "adapters", "PEFT", "peft_config")
+def test_a_second_embedding_behind_an_adapter_of_the_first() -> None:
+    model = PerLayerEmbedding()
+    inject_adapter_in_model(LoraConfig(target_modules=["embed"]), model)
+    assert type(model.embed).__module__.startswith("peft")
+    refused(model, batches(), "second embedding", "values", str(VOCABULARY))
 
 
 def test_labels_that_are_already_shifted(corpus: Path) -> None:
     model: Any = plain_model(mpt(), corpus)
     model.shift_labels = False
     refused(model, batches(), "shift_labels", "aligned")
-
-
-def test_documents_that_the_model_keeps_apart(corpus: Path) -> None:
-    attention = {"attn_uses_sequence_id": True}
-    model = plain_model(mpt(attn_config=attention), corpus)
-    documents = torch.arange(32) // 10
-    refused(model, batches(sequence_id=documents), "sequence_id", "attn_uses_sequence_id")
-
-
-def test_positions_that_restart(corpus: Path, tmp_path: Path) -> None:
-    model = plain_model(family("llama", tmp_path), corpus)
-    positions = torch.cat([torch.arange(20), torch.arange(12)])
-    refused(model, batches(position_ids=positions), "position_ids", "restart")
 
 
 def test_tuples_for_outputs(corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""The commands ``patch-level data ...``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Convert text to rows of tokens, and look at what came out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+class OnError(str, Enum):
+    """What to do at a bad document."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+class SpecialTokens(str, Enum):
+    """How strings that look like special tokens are encoded."""
+
+    text = "text"
+    allow = "allow"
+
+
+class Compression(str, Enum):
+    """How shards are compressed."""
+
+    zstd = "zstd"
+
+
+class EngineName(str, Enum):
+    """Where the work is done."""
+
+    local = "local"
+    ray = "ray"
+
+
+@app.command(no_args_is_help=True)
+def convert(
+    source: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SRC",
+            help="Files (.jsonl, .jsonl.zst, .jsonl.gz, .parquet), a folder or a pattern of them, a Hugging "
+            "Face dataset OWNER/NAME or hf://NAME_OR_FOLDER, or `builtin`. May be given several times.",
+        ),
+    ],
+    tokenizer: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="The tokenizer.")],
+    out: Annotated[str, typer.Option(metavar="DIR_OR_URL", help="Where the dataset shall lie.")],
+    row_tokens: Annotated[
+        int, typer.Option(min=2, help="Tokens in a training row: a multiple of k * context.")
+    ] = 8192,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share of the documents held out as the split `val`, by their hash.")
+    ] = 0.0,
+    val_row_tokens: Annotated[
+        int, typer.Option(min=2, help="Tokens in a row of the split `val`: the model's context.")
+    ] = 2048,
+    split_by_component: Annotated[
+        bool, typer.Option("--split-by-component", help="A stream for each component (meta.pile_set_name).")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Worker processes; 0 is none.  [default: all cores]")
+    ] = None,
+    on_error: Annotated[
+        OnError, typer.Option(help="At a bad document: stop, or skip and count it.")
+    ] = OnError.stop,
+    text_field: Annotated[str, typer.Option(help="The field, or column, that holds the text.")] = "text",
+    eos: Annotated[bool, typer.Option(help="End every document with the EOS token.")] = True,
+    bos: Annotated[bool, typer.Option(help="Begin every document with the BOS token.")] = False,
+    special_tokens: Annotated[
+        SpecialTokens, typer.Option(help="What `<|endoftext|>` in a text is: text, or the token.")
+    ] = SpecialTokens.text,
+    compression: Annotated[Compression | None, typer.Option(help="Compress the shards.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate from a sample; write nothing.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished dataset, or other unfinished work.")
+    ] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="Work on this machine, or on a Ray cluster.")
+    ] = EngineName.local,
+    ray_address: Annotated[str, typer.Option(help="The Ray cluster.")] = "auto",
+    work_dir: Annotated[
+        str | None, typer.Option(help="Where unfinished work is kept.  [default: beside the output]")
+    ] = None,
+    hf_config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face dataset.")] = None,
+    hf_split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset.")] = "train",
+    builtin_megabytes: Annotated[
+        float, typer.Option(help="Text of the source `builtin`, in millions of bytes.")
+    ] = 50.0,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the report, with times, to this JSON file.")
+    ] = None,
+) -> None:
+    """Convert text in the Pile's format to MDS shards of token rows.
+
+    Killed at any moment, the same command continues and ends in the same bytes.
+    """
+    asked: dict[str, Any] = dict(locals())
+    asked["sources"] = tuple(asked.pop("source"))
+    asked["hub_config"], asked["hub_split"] = asked.pop("hf_config"), asked.pop("hf_split")
+    for name in ("on_error", "special_tokens", "compression", "engine"):
+        asked[name] = asked[name].value if asked[name] is not None else None
+    del asked["dry_run"], asked["report"]
+    with _errors_told("convert"):
+        from patch_algorithm.data.conversion import convert as convert_data
+        from patch_algorithm.data.estimation import estimate
+        from patch_algorithm.data.options import Conversion
+
+        options = Conversion(**asked)
+        if dry_run:
+            typer.echo(str(estimate(options)))
+            return
+        done = convert_data(options)
+        typer.echo(str(done))
+        if report is not None:
+            report.write_text(json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n")
+
+
+@app.command()
+def info(
+    folder: Annotated[str, typer.Argument(metavar="DIR_OR_URL", help="The dataset.")],
+) -> None:
+    """Show what a dataset holds, and check its shards against their hashes."""
+    with _errors_told("info"):
+        from patch_algorithm.data.inspection import inspect_dataset
+
+        found = inspect_dataset(folder)
+        typer.echo(str(found))
+        if not found.sound:
+            raise typer.Exit(1)
+
+
+@app.command()
+def cat(
+    folder: Annotated[str, typer.Argument(metavar="DIR_OR_URL", help="The dataset.")],
+    row: Annotated[int, typer.Option(help="The row, counted from 0.")] = 0,
+    split: Annotated[str, typer.Option(help="`train` or `val`.")] = "train",
+    component: Annotated[
+        str | None, typer.Option(help="The component, where each has its own stream.")
+    ] = None,
+) -> None:
+    """Show a row as text."""
+    with _errors_told("cat"):
+        from patch_algorithm.data.inspection import row_text
+
+        typer.echo(row_text(folder, row, split, component))
+
+
+@contextmanager
+def _errors_told(command: str) -> Iterator[None]:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("patch_algorithm").setLevel(logging.INFO)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        typer.echo(f"patch-level data {command}: stopped; the same command continues.", err=True)
+        raise typer.Exit(130) from error
+    except (ValueError, OSError) as error:
+        typer.echo(f"patch-level data {command}: {error}", err=True)
+        raise typer.Exit(2) from error

@@ -1,0 +1,90 @@
+"""Files in object stores, through streaming's own uploaders and downloaders."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+__all__ = ["Uploader", "download", "is_url", "upload"]
+
+_RETRIES = 4
+_MISSING = {"404", "NoSuchKey"}
+
+
+def is_url(folder: str | Path) -> bool:
+    """Whether a folder is in an object store (``s3://bucket/folder``) and not on this machine."""
+    return "://" in str(folder) or str(folder).startswith("dbfs:")
+
+
+class Uploader:
+    """Uploads files of a local folder to the same places below a URL.
+
+    Files are uploaded whole or not at all: object stores show no half-written object. One uploader may be
+    used by several threads.
+
+    Args:
+        folder: The local folder.
+        url: The folder in the object store.
+
+    Raises:
+        ValueError: If the URL is not one that streaming can write to, or its bucket is not there.
+    """
+
+    def __init__(self, folder: str | Path, url: str) -> None:
+        # Imported here: it takes seconds, and pulls in torch.
+        from streaming.base.storage.upload import UPLOADERS, CloudUploader
+
+        scheme = urlparse(url).scheme
+        if not scheme or scheme not in UPLOADERS:
+            known = ", ".join(f"{name}://" for name in UPLOADERS if name.isidentifier() or "-" in name)
+            raise ValueError(f"cannot write to {url!r}; expected a local folder or one of {known}.")
+        with tempfile.TemporaryDirectory() as empty:
+            # The constructor refuses, or warns of, a folder that holds files; ours does when resuming.
+            try:
+                self._uploader: Any = CloudUploader.get((empty, url), keep_local=True, retry=_RETRIES)
+            # Each store has errors of its own.
+            except Exception as error:
+                raise ValueError(f"cannot write to {url!r}: {error}") from error
+        self._uploader.local = str(folder)
+
+    def upload(self, file: str) -> None:
+        """Uploads ``folder/file`` to ``url/file``, replacing what is there."""
+        self._uploader.upload_file(file)
+
+
+def upload(file: str | Path, url: str) -> None:
+    """Uploads one file to the URL that it shall have; its name stays the same.
+
+    Raises:
+        ValueError: If the URL cannot be written to, or ends in another name.
+    """
+    path = Path(file)
+    folder, _, name = url.rpartition("/")
+    if name != path.name:
+        raise ValueError(f"cannot upload {path.name!r} as {name!r}: files keep their names.")
+    Uploader(path.parent, folder).upload(name)
+
+
+def download(url: str, path: str | Path) -> None:
+    """Downloads one file, replacing what is there.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it cannot be read for another reason.
+    """
+    from streaming.base.storage.download import CloudDownloader
+
+    aside = f"{path}.download"
+    Path(aside).unlink(missing_ok=True)  # streaming takes a file that is there for the download
+    try:
+        CloudDownloader.direct_download(url, aside)
+    # Each store has errors of its own.
+    except Exception as error:
+        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        if isinstance(error, FileNotFoundError) or code in _MISSING:
+            raise FileNotFoundError(f"there is no {url}.") from error
+        raise ValueError(f"{url} cannot be read: {error}") from error
+    os.replace(aside, path)

@@ -1,0 +1,411 @@
+"""Sources of documents: files of the Pile's format, tables, Hugging Face datasets, texts in memory."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+from patch_algorithm.data.blocks import Block, Position, Row, SourceDamage, cut_lines, cut_rows
+
+__all__ = [
+    "BUILTIN",
+    "SUFFIXES",
+    "HubSource",
+    "LineSource",
+    "Reading",
+    "Source",
+    "TableSource",
+    "TextSource",
+    "find_sources",
+    "total_size",
+]
+
+BUILTIN = "builtin"
+HUB_PREFIX = "hf://"
+SUFFIXES: tuple[str, ...] = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet")
+
+TRUNCATED = "truncated file"
+DAMAGED = "damaged file"
+
+_PIECE = 2**20
+# A zstd frame can hold 32,000 times its size: read in small sips, even that many zeros fit in memory.
+_SIP = 2**12
+# As much as zstd's --long=31 asks for.
+_ZSTD_LARGEST_WINDOW = 2**31
+_COMPONENT = ("meta", "pile_set_name")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read.
+
+    Attributes:
+        text_field: The field, or column, with the text.
+        block_bytes: Text of a block, in bytes.
+        longest_line: Lines longer than this, in bytes, are bad lines.
+    """
+
+    text_field: str = "text"
+    block_bytes: int = 2 * 2**20
+    longest_line: int = 512 * 10**6
+
+
+class Source(ABC):
+    """An ordered run of documents with a name.
+
+    Attributes:
+        name: As it is shown and recorded.
+        place: What its documents are counted in: lines, rows, documents.
+    """
+
+    name: str
+    place: str
+
+    @abstractmethod
+    def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
+        """Reads from a position to the end.
+
+        Raises:
+            SourceDamage: Where it cannot be read further.
+            OSError: If it cannot be opened.
+        """
+
+    @abstractmethod
+    def stamp(self) -> dict[str, Any]:
+        """What tells cheaply that the source has changed, fit for JSON."""
+
+    @abstractmethod
+    def size(self) -> int | None:
+        """Bytes to read, or ``None`` where nobody knows."""
+
+
+@dataclass(frozen=True)
+class _FileSource(Source):
+    path: Path
+    name: str = ""
+    place: str = "line"
+
+    def stamp(self) -> dict[str, Any]:
+        status = self.path.stat()
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def size(self) -> int | None:
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class LineSource(_FileSource):
+    """A file with a JSON object on each line, which may be compressed."""
+
+    def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
+        """Reads from a position to the end; of a compressed file all that is before has to be read too."""
+        with self.path.open("rb") as handle:
+            pieces = _text_pieces(handle, self.path.name, start.offset)
+            before = handle.tell()
+            for block in cut_lines(pieces, start, reading.block_bytes, reading.longest_line):
+                now = handle.tell()
+                yield replace(block, read_bytes=now - before)
+                before = now
+
+
+@dataclass(frozen=True)
+class TableSource(_FileSource):
+    """A Parquet file with a column of texts."""
+
+    place: str = "row"
+
+    def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
+        """Reads from a row to the end."""
+        import pyarrow as pa
+
+        share = 0.0
+        try:
+            rows, total = _table_rows(self.path, start.offset, reading)
+        except (pa.ArrowException, OSError) as error:
+            raise SourceDamage(DAMAGED, f"it cannot be read as Parquet: {error}") from error
+        size = self.size() or 0
+        for block in cut_rows(rows, start, reading.block_bytes):
+            # Tables are read by column: the share of the rows stands for the share of the bytes.
+            until = block.end.number / total
+            yield replace(block, read_bytes=int(size * until) - int(size * share))
+            share = until
+
+
+@dataclass(frozen=True)
+class HubSource(Source):
+    """A dataset that ``datasets`` streams: of the Hugging Face hub, or a local folder."""
+
+    path: str
+    config: str | None = None
+    split: str = "train"
+    place: str = "example"
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As it is named on the command line."""
+        return f"{HUB_PREFIX}{self.path}"
+
+    def open(self) -> Any:
+        """The streaming dataset.
+
+        Raises:
+            ValueError: If there is no such dataset, configuration or split.
+        """
+        # Imported here: it takes a second, and most conversions read files.
+        import datasets
+
+        try:
+            return datasets.load_dataset(self.path, self.config, split=self.split, streaming=True)
+        # Whatever may go wrong in a hub, a network or a dataset's own files ends up here.
+        except Exception as error:
+            raise ValueError(
+                f"the Hugging Face dataset {self.path!r} (config {self.config!r}, split {self.split!r}) "
+                f"cannot be opened: {type(error).__name__}: {error}"
+            ) from error
+
+    def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
+        """Reads from an example to the end; ``datasets`` reads past those before."""
+        return cut_rows(self._rows(start.offset, reading.text_field), start, reading.block_bytes)
+
+    def _rows(self, skipped: int, text_field: str) -> Iterator[Row]:
+        examples = iter(self.open().skip(skipped))
+        while True:
+            try:
+                example = next(examples)
+            except StopIteration:
+                return
+            # A lost connection is no bad document: it must not be skipped over.
+            except Exception as error:
+                raise OSError(f"the stream broke off: {type(error).__name__}: {error}") from error
+            yield Row(example.get(text_field), _component(example))
+
+    def stamp(self) -> dict[str, Any]:
+        """Nothing: a hub tells no cheap sign of change."""
+        return {"config": self.config, "split": self.split}
+
+    def size(self) -> int | None:
+        """Unknown: examples are streamed."""
+        return None
+
+
+@dataclass(frozen=True)
+class TextSource(Source):
+    """Texts that a function returns.
+
+    Attributes:
+        load: Returns the texts, the same ones each time; it is called when they are needed.
+        version: What decides the texts, fit for JSON.
+        text_bytes: About how many bytes of text there are.
+    """
+
+    name: str
+    load: Callable[[], Sequence[str]] = field(compare=False)
+    version: Mapping[str, Any]
+    text_bytes: int
+    place: str = "document"
+
+    def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
+        """Reads from a text to the last."""
+        rows = (Row(text) for text in self.load()[start.offset :])
+        for block in cut_rows(rows, start, reading.block_bytes):
+            yield replace(block, read_bytes=block.size)
+
+    def stamp(self) -> dict[str, Any]:
+        """What decides the texts."""
+        return dict(self.version)
+
+    def size(self) -> int | None:
+        """About how many bytes of text there are."""
+        return self.text_bytes
+
+
+def find_sources(
+    names: Sequence[str | Source],
+    *,
+    hub_config: str | None = None,
+    hub_split: str = "train",
+    builtin: Callable[[], Source] | None = None,
+) -> list[Source]:
+    """Finds out what is meant by each name, in the order given; folders and globs by name.
+
+    Args:
+        names: Files, folders, globs, ``builtin``, ``hf://NAME``, a dataset ``OWNER/NAME`` of the hub, or
+            sources as they are.
+        hub_config: The configuration of Hugging Face datasets.
+        hub_split: The split of Hugging Face datasets.
+        builtin: Makes the source that ``builtin`` stands for.
+
+    Raises:
+        ValueError: If one is missing, of no known kind, empty of files, or named twice.
+    """
+    found: list[Source] = []
+    for name in names:
+        if isinstance(name, Source):
+            found.append(name)
+        elif name == BUILTIN and builtin is not None:
+            found.append(builtin())
+        elif name.startswith(HUB_PREFIX):
+            found.append(HubSource(name.removeprefix(HUB_PREFIX), hub_config, hub_split))
+        elif files := _files(name):
+            found.extend(map(_file_source, files))
+        elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.endswith(SUFFIXES):
+            found.append(HubSource(name, hub_config, hub_split))
+        else:
+            raise ValueError(
+                f"--source {name}: there is no such file or folder, and nothing matches it as a pattern. "
+                f"(A Hugging Face dataset is named OWNER/NAME or {HUB_PREFIX}NAME.)"
+            )
+    seen: set[str] = set()
+    for source in found:
+        if isinstance(source, HubSource):
+            source.open()
+        if source.name in seen:
+            raise ValueError(f"--source: {source.name} is named twice; its documents would count double.")
+        seen.add(source.name)
+    return found
+
+
+def total_size(sources: Sequence[Source]) -> int | None:
+    """Bytes to read of all sources, or ``None`` where nobody knows."""
+    sizes = [source.size() for source in sources]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def _files(name: str) -> list[str]:
+    path = Path(name)
+    if path.is_dir():
+        inside = sorted(
+            file.as_posix()
+            for file in path.rglob("*")
+            if file.name.endswith(SUFFIXES) and file.is_file() and not _is_hidden(file.relative_to(path))
+        )
+        if not inside:
+            raise ValueError(f"--source {name}: the folder holds no file ending in {', '.join(SUFFIXES)}.")
+        return inside
+    if path.exists():
+        return [name]
+    return sorted(file for file in glob.glob(name, recursive=True) if os.path.isfile(file))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _file_source(file: str) -> Source:
+    if file.endswith(".parquet"):
+        return TableSource(Path(file), file)
+    if file.endswith(SUFFIXES):
+        return LineSource(Path(file), file)
+    raise ValueError(f"--source {file}: expected a file ending in {', '.join(SUFFIXES)}.")
+
+
+def _text_pieces(handle: BinaryIO, name: str, offset: int) -> Iterator[bytes]:
+    # The text from `offset` on. What is before it has been read when this returns.
+    if name.endswith(".jsonl"):
+        handle.seek(offset)
+        return iter(lambda: handle.read(_PIECE), b"")
+    pieces = _unzstd(handle) if name.endswith(".zst") else _ungzip(handle)
+    for piece in pieces:
+        if offset < len(piece):
+            return chain((piece[offset:],), pieces)
+        offset -= len(piece)
+    return iter(())
+
+
+def _unzstd(handle: BinaryIO) -> Iterator[bytes]:
+    frames = zstandard.ZstdDecompressor(max_window_size=_ZSTD_LARGEST_WINDOW)
+    return _decompressed(handle, frames.decompressobj, zstandard.ZstdError, "zstd frame")
+
+
+def _ungzip(handle: BinaryIO) -> Iterator[bytes]:
+    # Unlike the gzip module's, this one hands out all that can be read of a truncated file.
+    member = partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS)
+    return _decompressed(handle, member, zlib.error, "gzip member")
+
+
+def _decompressed(
+    handle: BinaryIO, begin: Callable[[], Any], failure: type[Exception], part: str
+) -> Iterator[bytes]:
+    # Both formats may hold several parts, one after the other.
+    current = None
+    try:
+        while sip := handle.read(_SIP):
+            while sip:
+                current = current or begin()
+                if piece := current.decompress(sip):
+                    yield piece
+                sip = b""
+                if current.eof:
+                    sip, current = current.unused_data, None
+    except failure as error:
+        raise SourceDamage(DAMAGED, f"it cannot be decompressed: {error}") from error
+    if current is not None:
+        raise SourceDamage(TRUNCATED, f"it ends within a {part}")
+
+
+def _table_rows(path: Path, skipped: int, reading: Reading) -> tuple[Iterator[Row], int]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path)
+    schema, footer = table.schema_arrow, table.metadata
+    if reading.text_field not in schema.names:
+        raise SourceDamage(
+            "without text", f"it has no column {reading.text_field!r}, only {', '.join(schema.names)}"
+        )
+    groups, total = [], 0
+    for group in range(footer.num_row_groups):
+        rows = footer.row_group(group).num_rows
+        total += rows
+        if total <= skipped:
+            continue
+        if not groups:
+            skipped -= total - rows
+        groups.append(group)
+    text_bytes = sum(footer.row_group(group).total_byte_size for group in groups)
+    at_once = max(1, min(1024, reading.block_bytes * max(1, footer.num_rows) // max(1, text_bytes)))
+
+    def rows_of_batches() -> Iterator[Row]:
+        before = skipped
+        columns = [reading.text_field, ".".join(_COMPONENT)]
+        try:
+            for batch in table.iter_batches(batch_size=at_once, row_groups=groups, columns=columns):
+                yield from _batch_rows(batch.slice(min(before, len(batch))), reading.text_field)
+                before -= min(before, len(batch))
+        except (pa.ArrowException, OSError) as error:
+            raise SourceDamage(DAMAGED, f"it cannot be read as Parquet: {error}") from error
+
+    return (rows_of_batches() if groups else iter(())), total
+
+
+def _batch_rows(batch: Any, text_field: str) -> Iterator[Row]:
+    import pyarrow as pa
+
+    texts = batch.column(text_field)
+    # As bytes: that the text of a table is UTF-8 is nothing but a claim.
+    for kind, as_bytes in ((pa.string(), pa.binary()), (pa.large_string(), pa.large_binary())):
+        if texts.type == kind:
+            texts = texts.cast(as_bytes)
+    labels = [None] * len(batch)
+    if _COMPONENT[0] in batch.schema.names:
+        labels = batch.column(_COMPONENT[0]).to_pylist()
+    for text, meta in zip(texts.to_pylist(), labels, strict=True):
+        yield Row(text, _component({_COMPONENT[0]: meta}))
+
+
+def _component(example: Mapping[str, Any]) -> str | None:
+    meta = example.get(_COMPONENT[0])
+    name = meta.get(_COMPONENT[1]) if isinstance(meta, Mapping) else None
+    return name if isinstance(name, str) and name else None

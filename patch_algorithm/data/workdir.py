@@ -1,0 +1,324 @@
+"""The folder in which a conversion keeps what it has done, so that it can be killed at any moment.
+
+::
+
+    plan.json                   what decides the bytes that come out
+    lock                        held while a conversion works here
+    units/00000/000000.tokens   tokens of a unit of work of source 0, stream by stream
+    units/00000/000000.json     its record; the unit is finished when this is there
+    units/00000/end.json        how many units the source has; written at its end
+    data/                       the dataset, before it is renamed to where it shall lie
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from patch_algorithm.data.blocks import Position
+from patch_algorithm.data.documents import BadDocument, Counts
+
+__all__ = [
+    "ConversionError",
+    "SourceEnd",
+    "TokenRun",
+    "UnitRecord",
+    "WorkDir",
+    "no_room_told",
+    "write_whole",
+]
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class ConversionError(ValueError):
+    """A conversion that has stopped and can be continued."""
+
+
+@dataclass(frozen=True)
+class TokenRun:
+    """A run of one stream's tokens in a unit's file.
+
+    Attributes:
+        component: ``None`` where all components share a stream.
+        split: ``train`` or ``val``.
+        start: Tokens before it in the file.
+        tokens: Its length.
+    """
+
+    component: str | None
+    split: str
+    start: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """What is known of a finished unit.
+
+    Attributes:
+        start: Where it begins in its source.
+        end: Where it ends.
+        stamp: The source's stamp when it was read.
+        digest: Hash of its text, in hexadecimal digits.
+        read_bytes: Bytes of the file that were read for it.
+        counts: By (component, split).
+        runs: The runs of tokens in its file, in order.
+        skipped: Bad documents by reason.
+        examples: The first of them.
+    """
+
+    start: Position
+    end: Position
+    stamp: dict[str, Any]
+    digest: str
+    read_bytes: int
+    counts: dict[tuple[str, str], Counts] = field(default_factory=dict)
+    runs: list[TokenRun] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
+    examples: list[BadDocument] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written."""
+        counts = [[*key, *values] for key, values in sorted(self.counts.items())]
+        return {**asdict(self), "counts": counts}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> UnitRecord:
+        """As it was written."""
+        return cls(
+            start=Position(*value["start"]),
+            end=Position(*value["end"]),
+            stamp=value["stamp"],
+            digest=value["digest"],
+            read_bytes=value["read_bytes"],
+            counts={(name, split): Counts(*numbers) for name, split, *numbers in value["counts"]},
+            runs=[TokenRun(**run) for run in value["runs"]],
+            skipped=value["skipped"],
+            examples=[BadDocument(*example) for example in value["examples"]],
+        )
+
+
+@dataclass(frozen=True)
+class SourceEnd:
+    """The end of a source.
+
+    Attributes:
+        units: How many units it has.
+        stamp: The source's stamp when it was read.
+        reason: Why it could not be read further, in a few words, if that was not its proper end.
+        detail: What exactly.
+    """
+
+    units: int
+    stamp: dict[str, Any]
+    reason: str | None = None
+    detail: str = ""
+
+
+class WorkDir:
+    """The folder in which one conversion keeps what it has done.
+
+    Args:
+        root: The folder.
+        dtype: Of the tokens.
+    """
+
+    def __init__(self, root: Path, dtype: str) -> None:
+        self.root = root
+        self.data = root / "data"
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other conversions out.
+
+        Raises:
+            ConversionError: If another one is in.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ConversionError(
+                f"another conversion is at work in {self.root}; let it finish, or end it first."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def take_plan(self, plan: Mapping[str, Any], anew: bool) -> bool:
+        """Writes the plan, or finds that the work is under way by the same one.
+
+        Args:
+            plan: What decides the bytes that come out.
+            anew: Whether work by another plan is thrown away.
+
+        Returns:
+            Whether there is work to continue.
+
+        Raises:
+            ConversionError: If there is work by another plan.
+        """
+        found = read_json(self.root / "plan.json")
+        if found == plan:
+            return True
+        if isinstance(found, Mapping) and not anew:
+            differences = [
+                f"{key} is {_short(found.get(key))} there and {_short(plan.get(key))} here"
+                for key in sorted({*found, *plan})
+                if found.get(key) != plan.get(key)
+            ]
+            raise ConversionError(
+                f"{self.root} holds the unfinished work of another conversion: {'; '.join(differences)}. "
+                "Repeat the command that began it to continue it, or add --overwrite to throw it away."
+            )
+        if found is not None:
+            (self.root / "publishing").unlink(missing_ok=True)
+        self.drop_data()
+        shutil.rmtree(self.root / "units", ignore_errors=True)
+        write_whole(self.root / "plan.json", dump_json(plan))
+        return False
+
+    def records(self, source: int) -> dict[int, UnitRecord]:
+        """The finished units of a source by their numbers."""
+        found = {}
+        for path in sorted(self._folder(source).glob("[0-9]*.json")):
+            value = read_json(path)
+            if value is None:
+                continue
+            record = UnitRecord.from_json(value)
+            tokens = path.with_suffix(".tokens")
+            expected = sum(run.tokens for run in record.runs) * self._dtype.itemsize
+            # After a loss of power a file can be shorter than what was written to it.
+            if tokens.is_file() and tokens.stat().st_size == expected:
+                found[int(path.stem)] = record
+        return found
+
+    def end(self, source: int) -> SourceEnd | None:
+        """The end of a source, if it has been reached."""
+        value = read_json(self._folder(source) / "end.json")
+        return SourceEnd(**value) if value is not None else None
+
+    def commit(self, source: int, unit: int, record: UnitRecord, tokens: Sequence[np.ndarray]) -> None:
+        """Keeps a finished unit; its tokens are written run by run."""
+        path = self.tokens_path(source, unit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, *(np.ascontiguousarray(run, dtype=self._dtype).data for run in tokens))
+        self.commit_record(source, unit, record)
+
+    def commit_record(self, source: int, unit: int, record: UnitRecord) -> None:
+        """Keeps the record of a unit whose tokens are there."""
+        write_whole(self.tokens_path(source, unit).with_suffix(".json"), dump_json(record.to_json()))
+
+    def commit_end(self, source: int, end: SourceEnd) -> None:
+        """Keeps the end of a source, and removes the units of when it was longer."""
+        folder = self._folder(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("[0-9]*.*"):
+            if int(path.name.split(".")[0]) >= end.units:
+                path.unlink()
+        write_whole(folder / "end.json", dump_json(asdict(end)))
+
+    def tokens_path(self, source: int, unit: int) -> Path:
+        """The file with a unit's tokens."""
+        return self._folder(source) / f"{unit:06d}.tokens"
+
+    def drop_data(self) -> None:
+        """Removes what was packed of units that have changed since."""
+        for name in ("data", "uploaded"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def is_publishing(self) -> bool:
+        """Whether the dataset is finished, and perhaps at its place already."""
+        return (self.root / "publishing").exists()
+
+    def mark_publishing(self) -> None:
+        """Notes that the dataset is finished and only its place is wanting."""
+        (self.root / "publishing").touch()
+
+    def publish(self, out: Path) -> None:
+        """Renames the finished dataset to where it shall lie, in place of an older one; then cleans up."""
+        self.mark_publishing()
+        if self.data.is_dir():
+            if out.exists():
+                out.rename(self.root / "replaced")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self.data.rename(out)
+        self.remove()
+
+    def remove(self) -> None:
+        """Removes the folder; last what tells that the conversion was finished."""
+        for path in self.root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        for name in ("plan.json", "lock", "publishing"):
+            (self.root / name).unlink(missing_ok=True)
+        self.root.rmdir()
+
+    def remove_if_empty(self) -> None:
+        """Removes what a conversion leaves that is killed in its very last moment."""
+        if self.root.is_dir() and not any(self.root.iterdir()):
+            self.root.rmdir()
+
+    def _folder(self, source: int) -> Path:
+        return self.root / "units" / f"{source:05d}"
+
+
+@contextmanager
+def no_room_told(folder: Path) -> Iterator[None]:
+    """Says in plain words that a disk is full.
+
+    Raises:
+        ConversionError: In place of the error of a write that found no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise ConversionError(
+            f"no room is left to write in {folder} ({error.strerror}). What is finished is kept: make room "
+            "and repeat the command to continue."
+        ) from error
+
+
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file so that it is there as a whole or not at all."""
+    aside = path.with_name(f"{path.name}.partial")
+    with aside.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ``None`` where there is no whole one."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def dump_json(value: Any) -> bytes:
+    """JSON to be read by people as well."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

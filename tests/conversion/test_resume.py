@@ -1,0 +1,295 @@
+"""Killed at any moment and started again, a conversion ends in the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patch_algorithm.data.conversion import ConversionError
+from patch_algorithm.data.workdir import WorkDir
+from tests.conversion.support import documents, files, in_child, lines, options, run
+
+DOCUMENTS = 480
+
+
+def partial(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
+
+
+def finished_documents(out: Path, sources: int = 2) -> int:
+    workdir = WorkDir(partial(out), "uint16")
+    return sum(
+        counts.documents
+        for source in range(sources)
+        for record in workdir.records(source).values()
+        for counts in record.counts.values()
+    )
+
+
+def killed_and_continued(pile: list[Path], tokenizer: Path, out: Path, kill_at: int) -> int:
+    """Returns how many documents were finished when it was killed."""
+    conversion = options(pile, tokenizer, out, val_fraction=0.1)
+    code, _ = in_child(conversion, kill_at=kill_at)
+    assert code == -signal.SIGKILL
+    there = finished_documents(out)
+    is_there = (out / "dataset.json").exists()
+    code, said = in_child(conversion)
+    assert code == 0
+    left = 0 if is_there or (partial(out) / "publishing").exists() else DOCUMENTS - there
+    assert said.endswith(f" {left} documents"), "finished units are not done again"
+    return there
+
+
+@pytest.fixture(scope="module")
+def changes(pile: list[Path], tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How often a conversion changes the file system: the moments at which it can be killed."""
+    out = tmp_path_factory.mktemp("counted") / "out"
+    code, said = in_child(options(pile, tokenizer, out, val_fraction=0.1))
+    assert code == 0
+    return int(said.split()[0])
+
+
+def check_killed_at(
+    moments: list[int], pile: list[Path], tokenizer: Path, converted: Path, tmp_path: Path
+) -> list[int]:
+    there = []
+    for moment in moments:
+        out = tmp_path / str(moment) / "out"
+        out.parent.mkdir()
+        there.append(killed_and_continued(pile, tokenizer, out, moment))
+        assert files(out) == files(converted), f"killed at change {moment}"
+        assert [path.name for path in out.parent.iterdir()] == ["out"]
+    return there
+
+
+def test_killed_at_the_very_last_moment(
+    pile: list[Path], tokenizer: Path, converted: Path, changes: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    conversion = options(pile, tokenizer, out, val_fraction=0.1)
+    assert in_child(conversion, kill_at=changes - 1)[0] == -signal.SIGKILL
+    assert partial(out).exists()
+    with pytest.raises(ValueError, match="is a finished dataset already"):
+        run(pile, tokenizer, out, val_fraction=0.1)
+    assert not partial(out).exists()
+    assert files(out) == files(converted)
+
+
+def test_killed_at_some_moments(
+    pile: list[Path], tokenizer: Path, converted: Path, changes: int, tmp_path: Path
+) -> None:
+    draw = random.Random(0)
+    # The last changes are those of packing, of renaming, and of cleaning up.
+    moments = [draw.randrange(10, changes // 2), changes * 3 // 4, changes - 12, changes - 2]
+    there = check_killed_at(moments, pile, tokenizer, converted, tmp_path)
+    assert there[0] < DOCUMENTS
+    assert there[1] == DOCUMENTS
+
+
+@pytest.mark.slow
+def test_killed_at_many_moments(
+    pile: list[Path], tokenizer: Path, converted: Path, changes: int, tmp_path: Path
+) -> None:
+    moments = sorted({*range(0, changes, 9), *range(changes - 25, changes - 1)})
+    there = check_killed_at(moments, pile, tokenizer, converted, tmp_path)
+    assert len(set(there)) > 5
+
+
+def start(sources: list[Path], tokenizer: Path, out: Path) -> subprocess.Popen[bytes]:
+    code = (
+        "import sys; from pathlib import Path; from tests.conversion.support import run\n"
+        "if __name__ == '__main__':\n"
+        "    *sources, tokenizer, out = map(Path, sys.argv[1:])\n"
+        "    run(sources, tokenizer, out, workers=2, val_fraction=0.1)\n"
+    )
+    script = out.parent / "script.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    return subprocess.Popen(
+        [sys.executable, str(script), *map(str, [*sources, tokenizer, out])], env=environment
+    )
+
+
+def children(process: int) -> list[int]:
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+    return [child for child, parent in pairs if parent == process]
+
+
+def is_alive(process: int) -> bool:
+    listed = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False
+    )
+    return listed.stdout.strip() not in ("", "Z")
+
+
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_killed_with_workers_which_end_too(tokenizer: Path, tmp_path: Path) -> None:
+    sources = []
+    for index in range(3):
+        sources.append(tmp_path / f"{index}.jsonl")
+        sources[-1].write_bytes(lines(documents(4000, seed=index)))
+    run(sources, tokenizer, tmp_path / "whole" / "out", val_fraction=0.1)
+    for units in (1, 20, 60):
+        out = tmp_path / str(units) / "out"
+        out.parent.mkdir()
+        process = start(sources, tokenizer, out)
+        folder = partial(out) / "units"
+        wait_for(lambda folder=folder, units=units: len(list(folder.rglob("0*.json"))) >= units)
+        workers = children(process.pid)
+        assert len(workers) >= 2
+        process.kill()
+        process.wait()
+        assert not out.exists()
+        wait_for(lambda workers=workers: not any(map(is_alive, workers)))
+        there = finished_documents(out, 3)
+        report = run(sources, tokenizer, out, val_fraction=0.1, workers=2)
+        assert report.encoded.documents == 12_000 - there < 12_000
+        assert files(out) == files(tmp_path / "whole" / "out")
+
+
+def stopped_half_way(pile: list[Path], tokenizer: Path, out: Path, **changes: Any) -> None:
+    """Leaves all of the first file and a bad line in the second."""
+    bad = out.parent / "bad.jsonl"
+    good = pile[1].read_bytes()
+    bad.write_bytes(good + b"{\n")
+    with pytest.raises(ConversionError, match="not JSON"):
+        run([pile[0], bad], tokenizer, out, val_fraction=0.1, **changes)
+
+
+def test_a_mended_file_continues(pile: list[Path], tokenizer: Path, converted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stopped_half_way(pile, tokenizer, out)
+    there = finished_documents(out)
+    assert there > 300
+    mended = tmp_path / "bad.jsonl"
+    mended.write_bytes(pile[1].read_bytes())
+    report = run([pile[0], mended], tokenizer, out, val_fraction=0.1)
+    assert report.encoded.documents == DOCUMENTS - there
+    for split in ("train", "val"):
+        assert files(out / split) == files(converted / split)
+
+
+def test_a_changed_file_has_its_changed_units_done_again(tokenizer: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "out"
+    first, second = documents(seed=0), documents(seed=5)
+    source.write_bytes(lines(first) + b"{\n")
+    with pytest.raises(ConversionError, match="not JSON"):
+        run([source], tokenizer, out)
+    changed = [*first[:120], *second[120:]]
+    source.write_bytes(lines(changed))
+    report = run([source], tokenizer, out)
+    assert 120 <= report.encoded.documents < 200
+    run([source], tokenizer, tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
+
+
+def test_a_file_that_has_become_shorter(tokenizer: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "out"
+    source.write_bytes(lines(documents(seed=0)) + b"{\n")
+    with pytest.raises(ConversionError):
+        run([source], tokenizer, out)
+    source.write_bytes(lines(documents(seed=0)[:100]))
+    run([source], tokenizer, out)
+    run([source], tokenizer, tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
+
+
+def test_units_that_lost_their_end_are_done_again(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stopped_half_way(pile, tokenizer, out)
+    tokens = partial(out) / "units" / "00000" / "000001.tokens"
+    tokens.write_bytes(tokens.read_bytes()[:-2])
+    (partial(out) / "units" / "00000" / "000002.json").write_text("{")
+    there = finished_documents(out)
+    report = run([pile[0], tmp_path / "bad.jsonl"], tokenizer, out, val_fraction=0.1, on_error="skip")
+    assert report.encoded.documents == DOCUMENTS - there
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"row_tokens": 64}, "row_tokens is 32 there and 64 here"),
+        ({"split_by_component": True}, "split_by_component is False there and True here"),
+    ],
+)
+def test_another_conversion_does_not_continue_it(
+    change: dict[str, Any], words: str, pile: list[Path], tokenizer: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    stopped_half_way(pile, tokenizer, out)
+    before = files(partial(out))
+    with pytest.raises(ConversionError, match=words) as caught:
+        run([pile[0], tmp_path / "bad.jsonl"], tokenizer, out, **({"val_fraction": 0.1} | change))
+    assert "--overwrite" in str(caught.value)
+    assert files(partial(out)) == before
+    report = run(pile, tokenizer, out, overwrite=True, **change)
+    assert report.encoded.documents == DOCUMENTS
+
+
+def test_a_finished_dataset_is_not_overwritten(
+    converted: Path, pile: list[Path], tokenizer: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(converted, tmp_path / "out"))
+    with pytest.raises(ValueError, match="is a finished dataset already; add --overwrite"):
+        run(pile, tokenizer, out)
+    assert files(out) == files(converted)
+
+
+def test_overwriting_keeps_the_old_one_until_the_new_one_is_there(
+    converted: Path, pile: list[Path], tokenizer: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(converted, tmp_path / "out"))
+    stopped_half_way(pile, tokenizer, out, overwrite=True)
+    assert files(out) == files(converted)
+    # The same command goes on, and does not begin anew.
+    mended = tmp_path / "bad.jsonl"
+    mended.write_bytes(pile[1].read_bytes())
+    report = run([pile[0], mended], tokenizer, out, val_fraction=0.1, overwrite=True)
+    assert report.encoded.documents < DOCUMENTS
+    assert files(out / "val") == files(converted / "val")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    run(pile[:1], tokenizer, out, overwrite=True)
+    assert not (out / "val").exists()
+
+
+def test_something_else_is_left_alone(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("thesis")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="something else is there"):
+            run(pile, tokenizer, tmp_path / "out", overwrite=overwrite)
+    assert files(tmp_path) == {"out/mine.txt": b"thesis"}
+
+
+def test_an_empty_folder_is_taken(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    run(pile, tokenizer, tmp_path / "out")
+    assert (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_two_conversions_do_not_share_a_folder(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    partial(out).mkdir()
+    with (
+        WorkDir(partial(out), "uint16").locked(),
+        pytest.raises(ConversionError, match="another conversion is at work"),
+    ):
+        run(pile, tokenizer, out)
+    run(pile, tokenizer, out)
