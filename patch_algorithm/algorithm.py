@@ -12,7 +12,7 @@ from composer.loggers import Logger
 
 from patch_algorithm.arguments import a_bool, one_of, positive_int
 from patch_algorithm.banner import announce
-from patch_algorithm.checks import check_positions, refuse_company
+from patch_algorithm.checks import check_positions, refuse_company, refuse_company_of_patches
 from patch_algorithm.clock import (
     max_duration,
     next_step,
@@ -264,6 +264,7 @@ class PatchLevel(Algorithm):
         self._forget_run()  # of another trainer
         refuse_company(state, PatchLevel)
         if self._asked:
+            refuse_company_of_patches(state)
             refuse_unsupported(unwrap(state.model))
 
     def _on_fit_start(self, state: State, logger: Logger) -> None:

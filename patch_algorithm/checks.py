@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from composer.algorithms import SeqLengthWarmup
+from composer.algorithms import Alibi, LabelSmoothing, SeqLengthWarmup
+from composer.callbacks import EarlyStopper, ThresholdStopper
 from composer.core import Algorithm, State
 from composer.models import ComposerModel
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = [
     "check_positions",
     "check_rows",
     "refuse_company",
+    "refuse_company_of_patches",
     "unused_documents",
     "used_document_keys",
 ]
@@ -172,6 +174,32 @@ def refuse_company(state: State, kind: type[Algorithm]) -> None:
             "patch_level does not support tensor parallelism (tp_config): the ids it gives the embedding "
             "are not distributed. Use FSDP or DDP."
         )
+
+
+def refuse_company_of_patches(state: State) -> None:
+    """Refuses what cannot run beside a patch stage, of algorithms and callbacks.
+
+    Raises:
+        ValueError: For LabelSmoothing, an Alibi that shortens rows, and callbacks that stop a run by
+            its train metrics.
+    """
+    for algorithm in state.algorithms:
+        if isinstance(algorithm, LabelSmoothing):
+            raise ValueError(
+                "patch_level cannot run together with LabelSmoothing: it smooths labels that the loss of the "
+                "patch stage does not read. Remove LabelSmoothing."
+            )
+        if isinstance(algorithm, Alibi) and algorithm.train_sequence_length_scaling != 1:
+            raise ValueError(
+                f"patch_level cannot run together with an Alibi of train_sequence_length_scaling="
+                f"{algorithm.train_sequence_length_scaling}: both change the length of rows. Set it to 1."
+            )
+    for callback in state.callbacks:
+        if isinstance(callback, (EarlyStopper, ThresholdStopper)) and callback.dataloader_label == "train":
+            raise ValueError(
+                f"{type(callback).__name__} watches the train metric {callback.monitor!r}, which the patch "
+                "stage does not have: its losses are of another kind. Set dataloader_label to 'eval'."
+            )
 
 
 def used_document_keys(batch: Mapping[str, Any], model: ComposerModel) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import threading
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +20,7 @@ __all__ = ["Engine", "InProcess", "LocalPool", "RayCluster", "usable_cores"]
 
 # Blocks beyond one for each worker: a worker that is done finds the next one waiting.
 _AHEAD = 2
+_LONGEST_WAIT = 10.0  # seconds
 
 
 class Engine(ABC):
@@ -113,8 +116,9 @@ class RayCluster(Engine):
         self._ours = not ray.is_initialized()
         try:
             if self._ours:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"--engine ray: no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, "
                 "or name it with --ray-address."
@@ -134,6 +138,13 @@ class RayCluster(Engine):
         """Leaves the cluster, if it was joined here."""
         if self._ours:
             self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    # Ray itself would try for many minutes.
+    named = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
+    if named:
+        socket.create_connection((named[1], int(named[2])), _LONGEST_WAIT).close()
 
 
 def usable_cores() -> int:

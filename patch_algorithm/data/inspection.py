@@ -191,8 +191,9 @@ def _skipped(info: DatasetInfo) -> Iterator[str]:
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns side by side: words to the left, numbers to the right."""
-    words = [all(not cell[:1].isdigit() for cell in column) for column in zip(*rows, strict=True)]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    columns = list(zip(*rows, strict=True))
+    words = [not all(cell[0].isdigit() for cell in column[1:]) for column in columns]
+    widths = [max(len(cell) for cell in column) for column in columns]
     for row in rows:
         cells = (
             f"{cell:<{width}}" if word else f"{cell:>{width}}"

@@ -93,27 +93,32 @@ class PileDataset(StreamingTextDataset):
             ShardError: If its shard cannot be had as the index describes it.
             ValueError: If its length is not that of the others, or an id is none of the tokenizer's.
         """
-        shard_id = int(self.spanner[sample_id][0])
-        stream = self.streams[int(self.stream_per_shard[shard_id])]
         try:
             sample: dict[str, Any] = super().get_item(sample_id, retry)
         except RuntimeError:
-            stream.raise_failure(self.shards[shard_id])
+            stream, shard = self._origin(sample_id)
+            stream.raise_failure(shard)
             raise
         ids = _ids(sample, self._token_dtype)
         if len(ids) != self.row_tokens:
+            stream, _ = self._origin(sample_id)
             raise ValueError(
                 f"{stream.key}: a row of {stream.place} has {len(ids)} tokens, and {self.key}.max_seq_len "
                 f"asks for {self.row_tokens}. Set it to the length of the rows; rows of several lengths, and "
                 "rows to be cut whose length the index does not say, want to be converted anew."
             )
-        if ids.max() >= self._vocabulary or ids.min() < 0:
+        if ids.max() >= self._vocabulary or (ids.dtype.kind == "i" and ids.min() < 0):
+            stream, _ = self._origin(sample_id)
             raise ValueError(
                 f"{stream.key}: a row of {stream.place} has ids from {ids.min()} to {ids.max()}, and the "
                 f"tokenizer has {self._vocabulary} entries. Use the tokenizer that the data was written "
                 f"with, and for a column of bytes the right {self.key}.token_encoding_type."
             )
         return sample
+
+    def _origin(self, sample_id: int) -> tuple[VerifiedStream, Reader]:
+        shard_id = self.spanner[sample_id][0]
+        return self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id]
 
     def _length_of_rows(self) -> int | None:
         places: dict[int, str] = {}

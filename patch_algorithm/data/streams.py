@@ -20,6 +20,8 @@ from streaming.base.format import FileInfo, Reader
 from streaming.base.hashing import get_hash
 from streaming.base.world import World
 
+from patch_algorithm.data.remote import is_url
+
 __all__ = ["ShardError", "VerifiedStream"]
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,10 @@ class VerifiedStream(Stream):
     @property
     def is_cache(self) -> bool:
         """Whether ``local`` holds copies; otherwise it is the data set itself and nothing is removed."""
-        return self.remote is not None and self.remote != self.local
+        if self.remote is None:
+            return False
+        # A folder can be named in several ways, and what is taken for a cache may be removed.
+        return is_url(self.remote) or os.path.realpath(self.remote) != os.path.realpath(self.local)
 
     @property
     def place(self) -> str:

@@ -110,6 +110,9 @@ def test_the_fingerprint_outlives_saving_and_loading_with_other_lengths(tmp_path
 
 def test_the_fingerprint_tells_what_decides_ids(tmp_path: Path) -> None:
     folder = save(tmp_path / "t", "neox")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["added_tokens_decoder"]  # it would add the tokens again that are removed below
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     found = [load_tokenizer(str(folder)).fingerprint]
     found.append(change(folder, lambda content: content["model"]["merges"].pop()))
     found.append(change(folder, lambda content: content.update(normalizer=None)))

@@ -84,9 +84,7 @@ def llama() -> Tokenizer:
             byte_fallback=True,
         )
     )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.add_special_tokens([EOS])
     return tokenizer
 

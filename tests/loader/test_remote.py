@@ -152,11 +152,15 @@ def test_a_cache_with_a_file_cut_short_is_mended(
     assert "it will be fetched again" in caplog.text
 
 
-def test_the_data_set_itself_is_never_removed(tokenizer: PreTrainedTokenizerFast, mine: Path) -> None:
+@pytest.mark.parametrize("remote", [None, "{}", "{}/."])
+def test_the_data_set_itself_is_never_removed(
+    remote: str | None, tokenizer: PreTrainedTokenizerFast, mine: Path
+) -> None:
     file = mine / "train" / "shard.00000.mds"
     file.write_bytes(file.read_bytes()[:-5])
+    place = {"remote": remote and remote.format(mine), "local": str(mine)}
     with pytest.raises(ShardError, match=r"shard\.00000\.mds is damaged: 1\d+ bytes instead of 1"):
-        build(tokenizer, local=str(mine), max_seq_len=32)
+        build(tokenizer, max_seq_len=32, **place)
     assert file.exists()
 
 

@@ -87,9 +87,10 @@ def test_scale_schedule_ratio_stretches_the_decay_and_the_warmup_if_wanted(state
 
 def test_in_the_trainer_stages_do_not_show() -> None:
     # Composer reads a rate before it advances its clock: all but the first are a step late.
-    for changes in ({}, {"max_duration": "4ba", "scale_schedule_ratio": 2.0}):
-        scheduler = WarmupStableDecay("0.25dur", "0.5dur")
-        used = rates(scheduler, PatchLevel(k=4, ratio=0.5), **changes)
+    # Schedules are built before it stretches max_duration: 2 and 2 * 2 batches fit into 4 * 2, not into 4.
+    stretched = {"max_duration": "4ba", "scale_schedule_ratio": 2.0}
+    for t_decay, changes in (("4ba", {}), ("2ba", stretched)):
+        used = rates(WarmupStableDecay("2ba", t_decay), PatchLevel(k=4, ratio=0.5), **changes)
         assert used == pytest.approx([0, *SHAPE[:7]])
 
 

@@ -12,7 +12,6 @@ import torch
 from composer.callbacks import EarlyStopper, ThresholdStopper
 from composer.loggers import InMemoryLogger
 from llmfoundry.callbacks import curriculum_learning_callback
-from llmfoundry.callbacks.loss_perp_v_len_callback import LossPerpVsContextLengthLogger
 from transformers import AutoModelForCausalLM
 
 from patch_algorithm import PatchLevel
@@ -114,12 +113,6 @@ def test_stopping_by_train_metrics_is_refused(stopper: Any) -> None:
     make_trainer(rows, [PatchLevel(k=1)], callbacks=[callback]).close()
 
 
-def test_loss_by_context_length_is_refused() -> None:
-    callback = LossPerpVsContextLengthLogger(1, 1, -100)
-    with pytest.raises(ValueError, match=r"LossPerpVsContextLengthLogger.*labels"):
-        make_trainer(make_rows(8, 16), [PatchLevel(k=4, ratio=0.5)], callbacks=[callback])
-
-
 @pytest.mark.parametrize("second_row", [32, 64])
 def test_curriculum_learning(
     second_row: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -133,6 +126,7 @@ def test_curriculum_learning(
     cfg = config(corpus, mpt(max_seq_len=16), algorithms={"patch_level": {"k": 4, "ratio": "512tok"}})
     cfg |= {
         "max_duration": "768tok",
+        "scheduler": {"name": "constant_with_warmup", "t_warmup": "0tok"},
         "callbacks": {
             "curriculum_learning": {
                 "duration": "256tok",

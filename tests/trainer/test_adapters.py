@@ -14,7 +14,7 @@ from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 
 from patch_algorithm import PatchLevel
 from patch_algorithm.model_taps import input_embedding
-from tests.support import VOCABULARY, config, metrics, train, weights
+from tests.support import config, metrics, train, weights
 from tests.trainer.families import Witness, family, plain_model
 from tests.trainer.reference import patch_step, token_step
 
@@ -126,10 +126,9 @@ def test_a_run_with_adapters_resumes(corpus: Path, tmp_path: Path) -> None:
     assert metrics(resumed, "patch_level/stage") == [0.0] + [1.0] * STEPS
 
 
-def test_prompt_tuning_is_refused() -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=VOCABULARY, **sizes))
+def test_prompt_tuning_is_refused(corpus: Path, tmp_path: Path) -> None:
+    llama: Any = plain_model(family("llama", tmp_path), corpus).model
     prompts = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3)
-    model = HuggingFaceModel(get_peft_model(llama, prompts), shift_labels=True)  # pyright: ignore
+    model = HuggingFaceModel(get_peft_model(llama, prompts), shift_labels=True)
     with pytest.raises(ValueError, match=r"tuned by prompts \(.*PROMPT_TUNING.*LoRA"):
         Trainer(model=model, algorithms=[PatchLevel()], progress_bar=False)

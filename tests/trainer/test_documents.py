@@ -187,7 +187,8 @@ def test_positions_alone_do_not_part_the_attention_of_a_hugging_face_model(
     With eager and sdpa attention a restarting position changes the rotary angles and nothing else. In
     patches it is the same model: no patch mixes two documents, but positions attend across them.
     """
-    model: Any = plain_model(family("llama", tmp_path), corpus).model.eval()
+    model: Any = plain_model(family("llama", tmp_path), corpus).model
+    model.eval()
     model.config._attn_implementation = attention
     rows = rows_of(4, 4, positions=True)
     ids, positions = rows["input_ids"], rows["position_ids"]
