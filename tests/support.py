@@ -16,26 +16,30 @@ from streaming import MDSWriter
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from patch_algorithm.data.dataset_info import DatasetInfo, StreamInfo, TokenizerInfo
+from patch_algorithm.data.encoding import fingerprint
+
 VOCABULARY = 96
 """Size of the tiny tokenizer's vocabulary; the last two ids are end-of-text and padding."""
 ROW = 32
 """Tokens per row of the tiny training split, the longest a tiny run uses: k * seq_len of 4 * 8."""
 
 
-def write_corpus(folder: Path, row: int = ROW, rows: int = 256, seed: int = 0) -> Path:
-    """Writes ``tokenizer/`` and ``mds/{train,val}`` and returns ``folder``.
+def write_corpus(folder: Path, row: int = ROW, rows: int = 256, seed: int = 0, val_row: int = 8) -> Path:
+    """Writes ``tokenizer/``, ``mds/{train,val}`` and ``mds/dataset.json`` and returns ``folder``.
 
     The rows are random walks over the vocabulary, so that there is something to learn, with an
-    end-of-text token now and then. Validation rows have 8 tokens.
+    end-of-text token now and then. Validation rows have ``val_row`` tokens.
     """
     words = {f"w{i}": i for i in range(VOCABULARY - 2)} | {"<eos>": 94, "<pad>": 95}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore
-    PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", model_max_length=row
-    ).save_pretrained(folder / "tokenizer")
+    )
+    fast.save_pretrained(folder / "tokenizer")
     rng = np.random.default_rng(seed)
-    for split, length, number in (("train", row, rows), ("val", 8, 32)):
+    for split, length, number in (("train", row, rows), ("val", val_row, 32)):
         columns = {"tokens": f"ndarray:uint16:{length}"}
         with MDSWriter(out=str(folder / "mds" / split), columns=columns) as out:
             for _ in range(number):
@@ -43,6 +47,14 @@ def write_corpus(folder: Path, row: int = ROW, rows: int = 256, seed: int = 0) -
                 tokens = (rng.integers(0, 94) + np.cumsum(steps)) % 94
                 tokens[rng.random(length) < 0.05] = 94
                 out.write({"tokens": tokens.astype(np.uint16)})
+    written = TokenizerInfo(fingerprint(fast), "tiny", VOCABULARY, 94, None, "text", True, False)
+    streams = tuple(
+        StreamInfo(split, None, split, length, number, 1, length * number, 0)
+        for split, length, number in (("train", row, rows), ("val", val_row, 32))
+    )
+    DatasetInfo(written, "uint16", {"train": row, "val": val_row}, False, None, streams, {}).write(
+        folder / "mds"
+    )
     return folder
 
 
