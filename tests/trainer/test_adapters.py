@@ -50,7 +50,10 @@ def run(corpus: Path, model: dict[str, Any], patches: bool = True, **changes: An
     return trainer, next(a for a in trainer.state.algorithms if isinstance(a, Witness))
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize(
+    "name",
+    ["layers", "embedding", *(pytest.param(n, marks=pytest.mark.slow) for n in list(ADAPTERS)[2:])],
+)
 def test_adapters_train_in_both_stages(name: str, corpus: Path, tmp_path: Path) -> None:
     model = adapted(tmp_path, name)
     trainer, witness = run(corpus, model)
@@ -117,9 +120,10 @@ def test_checkpoints_and_exports_hold_what_they_hold_without_us(corpus: Path, tm
             assert not torch.allclose(loaded(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_resumes(corpus: Path, tmp_path: Path) -> None:
     model = adapted(tmp_path)
-    saves = {"save_folder": str(tmp_path / "whole"), "save_interval": "2ba"}
+    saves: dict[str, Any] = {"save_folder": str(tmp_path / "whole"), "save_interval": "2ba"}
     whole, _ = run(corpus, model, **saves)
     resumed, _ = run(corpus, model, load_path=str(tmp_path / "whole" / "ep0-ba2-rank0.pt"))
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)

@@ -50,7 +50,7 @@ def documents_of(ids: Tensor) -> Documents:
     return [[row[:place].count(EOS) for place in range(len(row))] for row in ids.tolist()]
 
 
-@pytest.mark.parametrize("seq_len", [L, L // 2], ids=["folded", "cut and folded"])
+@pytest.mark.parametrize("seq_len", [pytest.param(L, marks=pytest.mark.slow), L // 2])
 def test_mpt_keeps_documents_apart_in_both_stages(
     seq_len: int, corpus: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

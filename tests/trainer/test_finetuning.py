@@ -91,8 +91,14 @@ def documents_of(raw: dict[str, Tensor], apart: bool) -> Documents:
     return numbers.masked_fill(raw["attention_mask"] == 0, PADDING).tolist()
 
 
-@pytest.mark.parametrize("packing", [1, 3], ids=["padded", "packed"])
-@pytest.mark.parametrize("name", ["mpt", "mpt apart", "llama", "llama left"])
+QUICK = [("mpt apart", 3), ("llama left", 1)]
+CASES = [(name, packing) for name in ("mpt", "mpt apart", "llama", "llama left") for packing in (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
+)
 def test_pairs_train_in_both_stages(
     name: str, packing: int, corpus: Path, pairs: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +165,7 @@ def check_token_steps(trainer: Trainer, feed: Feed, plain: Any, apart: bool) -> 
         assert metrics(trainer, "loss/train/total")[step] == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_microbatches_of_packed_pairs_give_the_same_run(corpus: Path, pairs: Path) -> None:
     losses = []
     for size in (1, 4):
