@@ -176,7 +176,7 @@ class Encoder:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = spec.special_tokens == "text"
         if piece_characters is None:
-            piece_characters = 1 << 30
+            piece_characters = _PIECE_OF_WORDS if tokenizer.pre_tokenizer else _PIECE_AS_WORD
         self._cutter = Cutter(tokenizer, piece_characters, longest_piece)
         self._dtype = np.dtype(spec.dtype)
         self._head = [] if spec.bos_id is None else [spec.bos_id]

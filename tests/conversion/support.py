@@ -120,13 +120,14 @@ def expected_ids(found: Iterable[dict[str, Any]], tokenizer: Path) -> list[list[
 
 
 def in_child(
-    conversion: Conversion, kill_at: int | None = None, file_limit: int | None = None
+    conversion: Conversion, kill_at: int | str | None = None, file_limit: int | None = None
 ) -> tuple[int, str]:
     """Converts in a process of its own.
 
     Args:
         conversion: What to convert.
-        kill_at: Kills the process at this change of a file system, counted from 0.
+        kill_at: Kills the process at this change of the file system, counted from 0, or at the first change
+            of a path that holds this string.
         file_limit: The longest file it may write, in bytes.
 
     Returns:
@@ -149,19 +150,20 @@ def in_child(
 class _Changes:
     """Counts what changes the file system, and kills the process at one of them."""
 
-    def __init__(self, kill_at: int | None) -> None:
+    def __init__(self, kill_at: int | str | None) -> None:
         self.count = 0
         self.kill_at = kill_at
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(args[1], str) and any(c in args[1] for c in "wax+")
         if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
-            if self.count == self.kill_at:
+            named = isinstance(self.kill_at, str) and self.kill_at in str(args[0])
+            if named or self.count == self.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             self.count += 1
 
 
-def _child(conversion: Conversion, kill_at: int | None, file_limit: int | None, sender: Any) -> None:
+def _child(conversion: Conversion, kill_at: int | str | None, file_limit: int | None, sender: Any) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if file_limit is not None:
         import resource

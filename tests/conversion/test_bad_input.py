@@ -102,16 +102,16 @@ def test_what_was_skipped_stops_a_conversion_that_shall_stop(
     out = tmp_path / "out"
     both = [source, broken]
     work = out.with_name(".out.partial")
-    conversion = options(both, tokenizer, out, on_error="skip", shard_bytes=1 << 12)
-    # Killed while it packs: all units are there.
-    _, said = in_child(options(both, tokenizer, tmp_path / "other", on_error="skip", shard_bytes=1 << 12))
-    in_child(conversion, kill_at=int(said.split()[0]) - 25)
-    assert (work / "data").is_dir()
+    conversion = options(both, tokenizer, out, on_error="skip")
+    # Killed when all shards are there.
+    in_child(conversion, kill_at="dataset.json")
+    assert (work / "data" / "train" / "index.json").is_file()
     with pytest.raises(ConversionError, match=r"a\.jsonl, line 1: not JSON"):
-        run(both, tokenizer, out, shard_bytes=1 << 12)
-    report = run(both, tokenizer, out, shard_bytes=1 << 12, on_error="skip")
+        run(both, tokenizer, out)
+    report = run(both, tokenizer, out, on_error="skip")
     assert report.info.skipped == {"not JSON": 1, "truncated file": 1}
-    assert files(out) == files(tmp_path / "other")
+    run(both, tokenizer, tmp_path / "fresh", on_error="skip")
+    assert files(out) == files(tmp_path / "fresh")
 
 
 def truncated(kind: str, tmp_path: Path) -> tuple[Path, int]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def finished_documents(out: Path, sources: int = 2) -> int:
     )
 
 
-def killed_and_continued(pile: list[Path], tokenizer: Path, out: Path, kill_at: int) -> int:
+def killed_and_continued(pile: list[Path], tokenizer: Path, out: Path, kill_at: int | str) -> int:
     """Returns how many documents were finished when it was killed."""
     conversion = options(pile, tokenizer, out, val_fraction=0.1)
     code, _ = in_child(conversion, kill_at=kill_at)
@@ -59,11 +60,11 @@ def changes(pile: list[Path], tokenizer: Path, tmp_path_factory: pytest.TempPath
 
 
 def check_killed_at(
-    moments: list[int], pile: list[Path], tokenizer: Path, converted: Path, tmp_path: Path
+    moments: Sequence[int | str], pile: list[Path], tokenizer: Path, converted: Path, tmp_path: Path
 ) -> list[int]:
     there = []
-    for moment in moments:
-        out = tmp_path / str(moment) / "out"
+    for index, moment in enumerate(moments):
+        out = tmp_path / str(index) / "out"
         out.parent.mkdir()
         there.append(killed_and_continued(pile, tokenizer, out, moment))
         assert files(out) == files(converted), f"killed at change {moment}"
@@ -87,12 +88,10 @@ def test_killed_at_the_very_last_moment(
 def test_killed_at_some_moments(
     pile: list[Path], tokenizer: Path, converted: Path, changes: int, tmp_path: Path
 ) -> None:
-    draw = random.Random(0)
-    # The last changes are those of packing, of renaming, and of cleaning up.
-    moments = [draw.randrange(10, changes // 2), changes * 3 // 4, changes - 12, changes - 2]
-    there = check_killed_at(moments, pile, tokenizer, converted, tmp_path)
-    assert there[0] < DOCUMENTS
-    assert there[1] == DOCUMENTS
+    moments = [random.Random(0).randrange(10, changes // 3), "shard.00003", "train/.index", "publishing"]
+    there = check_killed_at([*moments, changes - 2], pile, tokenizer, converted, tmp_path)
+    assert 0 < there[0] < DOCUMENTS
+    assert there[1:4] == [DOCUMENTS] * 3
 
 
 @pytest.mark.slow

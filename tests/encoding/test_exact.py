@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -161,3 +165,28 @@ def test_truncation_and_padding_of_a_tokenizer_are_not_kept() -> None:
     spec = EncodingSpec(tokenizer.to_str(), None, None, "text", "uint16")
     texts = ["the quick brown fox jumps", "a"]
     assert [ids.tolist() for ids in Encoder(spec).encode(texts)] == [expected("gpt2", t) for t in texts]
+
+
+MEMORY_OF_ENCODING = """
+import pathlib, resource, sys
+from patch_algorithm.data.encoding import Encoder, EncodingSpec
+encoder = Encoder(EncodingSpec(pathlib.Path(sys.argv[1]).read_text(), 0, None, "text", "uint16"))
+text = "the quick brown fox jumps over the lazy dog\\n" * (4_000_000 // 44)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(encoder.encode([text])[0]) > len(text) // 10
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown * (1 if sys.platform == "darwin" else 1024) / len(text))
+"""
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_memory_of_a_long_document_is_a_few_times_its_length(name: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(written(name))
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_OF_ENCODING, str(tmp_path / "tokenizer.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+    )
+    assert float(done.stdout) < 20  # bytes a character; some 90 and more when encoded at once

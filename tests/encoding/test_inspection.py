@@ -211,7 +211,7 @@ def test_a_data_set_in_an_object_store(tmp_path: Path, bucket: str, caplog: pyte
         for file in sorted((tmp_path / "set").rglob("*")):
             if file.is_file():
                 uploader.upload(str(file.relative_to(tmp_path / "set")))
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("streaming")]
     assert (tmp_path / "set" / "dataset.json").exists()
     assert inspect_dataset(f"{bucket}/set/").sound
     assert (read_row(f"{bucket}/set", len(rows) - 1) == rows[-1]).all()
@@ -233,6 +233,6 @@ def test_places_that_cannot_be_used_are_named(tmp_path: Path, bucket: str) -> No
         upload(tmp_path / "a", f"{bucket}/b")
     with pytest.raises(FileNotFoundError, match="there is no s3://pile/missing"):
         download(f"{bucket}/missing", tmp_path / "missing")
-    with pytest.raises(ValueError, match="nowhere://missing/a/dataset.json cannot be read"):
+    with pytest.raises(ValueError, match=r"nowhere://missing/a/dataset\.json cannot be read"):
         DatasetInfo.find("nowhere://missing/a")
     assert list(tmp_path.iterdir()) == []

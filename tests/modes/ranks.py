@@ -1,7 +1,7 @@
 """Trains small models in every way that Composer shards them, on however many ranks there are.
 
-Started by the launcher as ``python -m tests.modes.ranks OUTPUT CORPUS CASE...``. Composer's first FSDP asks for
-the current CUDA device; here, in this process of the tests alone, the answer is the CPU.
+Started by the launcher as ``python -m tests.modes.ranks OUTPUT CORPUS CASE...``. Composer's first FSDP asks
+for the current CUDA device; here, in this process of the tests alone, the answer is the CPU.
 """
 
 from __future__ import annotations
@@ -206,4 +206,5 @@ if __name__ == "__main__":
     if not torch.cuda.is_available():
         cpu: Any = lambda: torch.device("cpu")  # noqa: E731
         torch.cuda.current_device = cpu
+    dist.initialize_dist("cpu")  # llm-foundry asks for it while it builds the first model
     run_cases(sys.argv[3:], Path(sys.argv[2]), Path(sys.argv[1]))

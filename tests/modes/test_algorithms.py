@@ -95,7 +95,7 @@ def test_gradient_clipping_clips_in_both_stages(kind: str, first: bool) -> None:
         device_train_microbatch_size=2,
     )
     if kind != "adaptive":  # that one holds weights of zero, as biases are at first, whatever its threshold
-        assert losses == metrics(plain, "loss/train/total"), "a threshold that nothing reaches changes nothing"
+        assert losses == metrics(plain, "loss/train/total"), "nothing reaches the threshold"
     threshold = 0.01
     assert min(free) > 2 * threshold, "or nothing below is clipped"
     losses, held = clipped(threshold)
