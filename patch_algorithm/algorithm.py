@@ -143,7 +143,6 @@ class PatchLevel(Algorithm):
         self.k = positive_int("k", k)
         self.ratio = ratio
         self.seq_len = None if seq_len is None else positive_int("seq_len", seq_len)
-        self.stages = None if stages is None else list(stages)
         self.target_weights = one_of("target_weights", target_weights, TARGET_WEIGHTS)
         self.patch_inputs = a_bool("patch_inputs", patch_inputs)
         self.patch_targets = a_bool("patch_targets", patch_targets)
@@ -153,6 +152,7 @@ class PatchLevel(Algorithm):
         self.checkpoint_at_switch = a_bool("checkpoint_at_switch", checkpoint_at_switch)
         self.on_mismatch = one_of("on_mismatch", on_mismatch, ON_MISMATCH)
         self._asked = self._parse_stages(stages)
+        self.stages = None if stages is None else [dict(stage) for stage in stages]
         if not patch_inputs and not patch_targets:
             raise ValueError(
                 "patch_inputs and patch_targets are both false, which is token-level training: set k=1."
@@ -280,7 +280,7 @@ class PatchLevel(Algorithm):
         self._warned_of_no_switch = False
         if state.timestamp.batch == 0:
             self._spared_tokens = 0.0  # the clock may have been set back
-        self._timeline.enter(state.timestamp)
+        self._timeline.enter(next_step(state), state.timestamp)
         if not self.in_patch_stage:
             self._taps.detach()  # from a fit that broke off
             return

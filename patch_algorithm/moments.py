@@ -34,7 +34,7 @@ def reset_moments(optimizer: Optimizer) -> None:
         optimizer: A torch optimizer; its state may be sharded by FSDP.
 
     Raises:
-        ValueError: If some of its state is neither tensors nor numbers.
+        ValueError: If some of its state is neither tensors of values nor numbers.
     """
     refuse_unresettable(optimizer)
     for group in optimizer.param_groups:
@@ -45,17 +45,22 @@ def reset_moments(optimizer: Optimizer) -> None:
 
 
 def refuse_unresettable(optimizer: Optimizer) -> None:
-    """Refuses an optimizer whose state holds more than tensors and numbers.
+    """Refuses an optimizer whose state holds more than tensors of values and numbers.
+
+    Integers are the codes of quantized moments, and their code books stand beside them: zeros there
+    would be no start but the end of all updates.
 
     Raises:
         ValueError: If so.
     """
     for state in optimizer.state.values():
         for key, value in state.items():
-            if not isinstance(value, (Tensor, int, float, type(None))):
+            codes = isinstance(value, Tensor) and value.numel() > 1 and not _is_real_or_complex(value)
+            if codes or not isinstance(value, (Tensor, int, float, type(None))):
+                kind = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(
                     f"on_switch='reset' cannot reset {key!r} of {type(optimizer).__name__}, which is a "
-                    f"{type(value).__name__}. Use on_switch='carry', or another optimizer."
+                    f"{kind}. Use on_switch='carry', or another optimizer."
                 )
 
 
@@ -67,3 +72,7 @@ def _reset(state: dict[str, Any], group: Mapping[str, Any]) -> None:
             value.fill_(start)
         elif value is not None:
             state[key] = type(value)(start)
+
+
+def _is_real_or_complex(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

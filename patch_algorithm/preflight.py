@@ -15,8 +15,9 @@ from patch_algorithm.stages import StagePlan, run_length
 
 __all__ = ["check_config"]
 
-# Loaders whose rows all have the length that their data set is asked for.
-_LOADERS_OF_WHOLE_ROWS = ("text", "pile")
+# Loaders whose rows all have the length that their data set is asked for, and whether they may be padded:
+# 'text' pads where its shards hold text instead of tokens, which the configuration does not say.
+_LOADERS_OF_WHOLE_ROWS = {"text": True, "pile": False}
 
 
 def check_config(cfg: DictConfig) -> StagePlan | None:
@@ -44,15 +45,11 @@ def check_config(cfg: DictConfig) -> StagePlan | None:
         check_positions(algorithm.seq_len, context)
     T = _whole_number(_value(cfg, "train_loader.dataset.max_seq_len"))
     L = algorithm.seq_len or (None if T is None or context is None else min(T, context))
-    if (
-        plan is None
-        or T is None
-        or L is None
-        or _value(cfg, "train_loader.name") not in _LOADERS_OF_WHOLE_ROWS
-    ):
+    padded = _LOADERS_OF_WHOLE_ROWS.get(str(_value(cfg, "train_loader.name")))
+    if plan is None or T is None or L is None or padded is None:
         return plan
     for stage in plan.stages:
-        check_rows(T, stage.k if algorithm.patch_inputs else 1, L, padded=False)
+        check_rows(T, stage.k if algorithm.patch_inputs else 1, L, padded)
     return plan
 
 

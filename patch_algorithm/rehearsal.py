@@ -6,6 +6,7 @@ days into a run perhaps.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def rehearse(state: State, batch: Mapping[str, Any]) -> str:
     """
     rows = batch["input_ids"].shape[0]
     size = state.device_train_microbatch_size
-    size = min(rows, size) if isinstance(size, int) else rows
+    size = rows if size is None else min(rows, max(math.ceil(size), 1))
     microbatch = state.device.batch_to_device(_first_rows(batch, rows, size))
     what = f"a microbatch of {size} rows of {batch['input_ids'].shape[1]} positions"
     try:
@@ -87,15 +88,20 @@ def _forward_and_backward(state: State, microbatch: Any) -> None:
 @contextmanager
 def _undone(model: nn.Module) -> Iterator[None]:
     gradients = [(p, p.grad) for p in model.parameters()]
-    buffers = [(b, b.clone()) for b in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     for parameter, _ in gradients:
         parameter.grad = None
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
+            for module, name, buffer, before in buffers:
                 buffer.copy_(before)
+                setattr(module, name, buffer)  # a forward may have put another in its place
         for parameter, gradient in gradients:
             parameter.grad = gradient
 

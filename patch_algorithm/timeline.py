@@ -84,21 +84,30 @@ class Timeline:
         """
         saved = self._saved if self._plan is None else self._plan
         self._plan = settle(self._asked, self._seq_len, self._length(state), saved, self._on_mismatch)
-        # By on_mismatch='use_config' the two may differ in their number of stages.
+        # By on_mismatch='use_config' the two may differ in their number of stages: a run that has not
+        # left patches goes on in them, in whichever stage the clock says.
         left_patches = saved is not None and self.stage >= len(saved.stages)
-        self.stage = len(self._plan.stages) if left_patches else min(self.stage, len(self._plan.stages))
+        count = len(self._plan.stages)
+        self.stage = count if left_patches else min(self.stage, max(count - 1, 0))
 
-    def enter(self, timestamp: Timestamp) -> None:
-        """Goes where the clock stands when a fit starts, and never back."""
-        by_clock = self.plan.index_at(timestamp)
-        if by_clock < self.stage:
+    def enter(self, clock: Timestamp, now: Timestamp) -> None:
+        """Goes where the clock stands when a fit starts, and never back.
+
+        Args:
+            clock: The clock at the start of the next step; at the end of an epoch it is ahead of ``now``.
+            now: The trainer's clock.
+        """
+        by_clock = self.plan.index_at(now)
+        if (of_step := self.plan.index_at(clock)) < self.stage:
             warnings.warn(
-                f"By the clock this is a step of stage {by_clock} of {self.plan}, but that was left before "
+                f"By the clock this is a step of stage {of_step} of {self.plan}, but that was left before "
                 "and is not entered again. Start a new run from the weights (load_weights_only) for another.",
                 stacklevel=2,
             )
         self.stage = max(by_clock, self.stage)
-        self._started.setdefault(self.stage, timestamp if self.stage else Timestamp())
+        # The clock may have been set back (reset_time), to before what is remembered.
+        self._started = {i: start for i, start in self._started.items() if start.batch <= now.batch}
+        self._started.setdefault(self.stage, now if self.stage else Timestamp())
 
     def advance(self, clock: Timestamp, now: Timestamp) -> bool:
         """Passes to the stage that the next step belongs to.

@@ -38,6 +38,10 @@ def read_config(yaml_path: str, overrides: Sequence[str] = ()) -> DictConfig:
             cfg = OmegaConf.merge(cfg, OmegaConf.from_cli(list(overrides)))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ValueError(f"{yaml_path} with its overrides cannot be read: {error}") from error
+    except TypeError as error:  # OmegaConf, where the path of an override leads into a list
+        raise ValueError(
+            f"the overrides do not fit into {yaml_path}: {error}. A list is overridden as a whole, key=[...]."
+        ) from error
     if not isinstance(cfg, DictConfig):
         raise ValueError(f"{yaml_path} holds a list; a configuration is a mapping of keys to values.")
     return cfg

@@ -10,6 +10,7 @@ import yaml
 from composer.core import Time
 from omegaconf import OmegaConf
 
+from patch_algorithm.data import read_config
 from patch_algorithm.preflight import check_config
 from patch_algorithm.stages import Stage
 
@@ -82,3 +83,17 @@ def test_bad_configurations(changes: tuple[str, ...], reason: str) -> None:
 
 def test_rows_of_other_loaders_are_not_known(tmp_path: Path) -> None:
     assert check_config(config("train_loader.name=finetuning", "variables.rows=30")) is not None
+
+
+def test_rows_of_text_may_come_padded() -> None:
+    """llm-foundry's loader pads shards of text, and pads to full patches are ours."""
+    assert check_config(config("model.max_seq_len=100", "variables.rows=30")) is not None
+    with pytest.raises(ValueError, match="Rows of 30 tokens are no multiple of the patch size k=4"):
+        check_config(config("model.max_seq_len=100", "variables.rows=30", "train_loader.name=pile"))
+
+
+def test_an_override_into_a_list_is_refused_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("algorithms: {patch_level: {stages: [{k: 4, until: 0.5}]}}")
+    with pytest.raises(ValueError, match="A list is overridden as a whole"):
+        read_config(str(file), ["algorithms.patch_level.stages.0.k=2"])

@@ -155,7 +155,7 @@ class _Changes:
         self.kill_at = kill_at
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(args[1], str) and any(c in args[1] for c in "wax+")
+        writes = event == "open" and bool(args[2] & (os.O_WRONLY | os.O_RDWR))
         if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
             named = isinstance(self.kill_at, str) and self.kill_at in str(args[0])
             if named or self.count == self.kill_at:

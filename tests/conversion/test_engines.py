@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -102,13 +104,16 @@ def test_without_a_ray_cluster(pile: list[Path], tokenizer: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_ray_cluster_of_two_nodes_gives_the_same_bytes(
-    pile: list[Path], tokenizer: Path, converted: Path, tmp_path: Path
+    pile: list[Path], tokenizer: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra 'ray'")
     from ray.cluster_utils import Cluster
 
     bad = tmp_path / "01.jsonl"
     bad.write_bytes(pile[1].read_bytes() + b"{\n")
+    # The names of sockets may not be long.
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         cluster.add_node(num_cpus=1)
@@ -125,6 +130,7 @@ def test_a_ray_cluster_of_two_nodes_gives_the_same_bytes(
             assert files(tmp_path / "continued" / split) == files(converted / split)
     finally:
         cluster.shutdown()
+        shutil.rmtree(folder)
 
 
 def test_an_engine_is_left_whatever_happens() -> None:

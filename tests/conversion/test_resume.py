@@ -88,10 +88,10 @@ def test_killed_at_the_very_last_moment(
 def test_killed_at_some_moments(
     pile: list[Path], tokenizer: Path, converted: Path, changes: int, tmp_path: Path
 ) -> None:
-    moments = [random.Random(0).randrange(10, changes // 3), "shard.00003", "train/.index", "publishing"]
+    moments = [random.Random(0).randrange(30, changes // 3), "shard.00003", "train/.index", "publishing"]
     there = check_killed_at([*moments, changes - 2], pile, tokenizer, converted, tmp_path)
     assert 0 < there[0] < DOCUMENTS
-    assert there[1:4] == [DOCUMENTS] * 3
+    assert there[1:] == [DOCUMENTS] * 3 + [0]
 
 
 @pytest.mark.slow
@@ -141,11 +141,11 @@ def wait_for(condition: Any, seconds: float = 120.0) -> None:
 @pytest.mark.slow
 def test_killed_with_workers_which_end_too(tokenizer: Path, tmp_path: Path) -> None:
     sources = []
-    for index in range(3):
+    for index in range(2):
         sources.append(tmp_path / f"{index}.jsonl")
-        sources[-1].write_bytes(lines(documents(4000, seed=index)))
+        sources[-1].write_bytes(lines(documents(2000, seed=index)))
     run(sources, tokenizer, tmp_path / "whole" / "out", val_fraction=0.1)
-    for units in (1, 20, 60):
+    for units in (1, 40):
         out = tmp_path / str(units) / "out"
         out.parent.mkdir()
         process = start(sources, tokenizer, out)
@@ -157,9 +157,9 @@ def test_killed_with_workers_which_end_too(tokenizer: Path, tmp_path: Path) -> N
         process.wait()
         assert not out.exists()
         wait_for(lambda workers=workers: not any(map(is_alive, workers)))
-        there = finished_documents(out, 3)
+        there = finished_documents(out)
         report = run(sources, tokenizer, out, val_fraction=0.1, workers=2)
-        assert report.encoded.documents == 12_000 - there < 12_000
+        assert report.encoded.documents == 4_000 - there < 4_000
         assert files(out) == files(tmp_path / "whole" / "out")
 
 

@@ -54,7 +54,15 @@ class Case:
 
 _HALF = {"k": 4, "ratio": 0.5}
 _LIST = {"stages": [{"k": 8, "until": "2ba"}, {"k": 4, "until": "5ba"}], "on_switch": "reset"}
-_EPOCHS = {"max_duration": "2ep"}  # of the small corpus: four batches each
+
+
+def _run_of(amount: int, unit: str) -> dict[str, Any]:
+    # Composer wants warm-ups, even none, in the unit of the run.
+    scheduler = {"name": "constant_with_warmup", "t_warmup": f"0{unit}"}
+    return {"max_duration": f"{amount}{unit}", "scheduler": scheduler}
+
+
+_EPOCHS = _run_of(2, "ep")  # of the small corpus: four batches each
 CASES: dict[str, Case] = {
     "before the switch": Case(_HALF, kill=2),
     "at the switch": Case(_HALF, kill=4),
@@ -66,12 +74,10 @@ CASES: dict[str, Case] = {
     "stages, after it": Case(_LIST, kill=6),
     "older checkpoint": Case(_HALF, kill=6, from_batch=3),
     "older checkpoint, at the switch": Case(_HALF, kill=6, from_batch=4),
-    "samples": Case({"k": 4, "ratio": f"{4 * _SAMPLES}sp"}, 4, {"max_duration": f"{BATCHES * _SAMPLES}sp"}),
-    "tokens": Case({"k": 4, "ratio": f"{4 * _TOKENS}tok"}, 5, {"max_duration": f"{BATCHES * _TOKENS}tok"}),
+    "samples": Case({"k": 4, "ratio": f"{4 * _SAMPLES}sp"}, 4, _run_of(BATCHES * _SAMPLES, "sp")),
+    "tokens": Case({"k": 4, "ratio": f"{4 * _TOKENS}tok"}, 5, _run_of(BATCHES * _TOKENS, "tok")),
     "tokens in a run of batches": Case({"k": 4, "ratio": f"{3 * _TOKENS + 1}tok"}, 4),
-    "batches in a run of tokens": Case(
-        {"k": 4, "ratio": "3ba"}, 3, {"max_duration": f"{BATCHES * _TOKENS}tok"}
-    ),
+    "batches in a run of tokens": Case({"k": 4, "ratio": "3ba"}, 3, _run_of(BATCHES * _TOKENS, "tok")),
     "epochs": Case({"k": 4, "ratio": "1ep"}, 4, _EPOCHS),
     "half of the epochs": Case(_HALF, 5, _EPOCHS),
     "evaluation on the way": Case(_HALF, 4, {"eval_interval": "1ba"}),

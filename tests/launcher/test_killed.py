@@ -47,6 +47,10 @@ def test_killed_at_the_switch_and_resumed(tmp_path: Path) -> None:
     compare(list(QUICK), tmp_path)
 
 
+OTHERS = [name for name in CASES if name not in QUICK]
+
+
 @pytest.mark.launcher
-def test_every_case(tmp_path: Path) -> None:
-    compare([name for name in CASES if name not in QUICK], tmp_path)
+@pytest.mark.parametrize("names", [OTHERS[start::4] for start in range(4)], ids=", ".join)
+def test_every_case(names: list[str], tmp_path: Path) -> None:
+    compare(names, tmp_path)

@@ -1,0 +1,128 @@
+"""Written to an object store: the same objects, and the record of them last of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from patch_algorithm.data.conversion import ConversionError, convert
+from patch_algorithm.data.dataset_info import DatasetInfo
+from patch_algorithm.data.remote import Uploader
+from tests.conversion.support import files, options
+from tests.loader.store import BUCKET, serving
+
+SHARD = 1 << 16
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Any]:
+    with serving():
+        yield boto3.client("s3")
+
+
+@pytest.fixture(scope="module")
+def local(pile: list[Path], tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the same conversion writes into a folder."""
+    out = tmp_path_factory.mktemp("local") / "out"
+    convert(options(pile, tokenizer, out, val_fraction=0.1, shard_bytes=SHARD))
+    return files(out)
+
+
+def objects(store: Any, name: str) -> dict[str, bytes]:
+    listed = store.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/").get("Contents", [])
+    keys = [entry["Key"] for entry in listed]
+    return {k.removeprefix(f"{name}/"): store.get_object(Bucket=BUCKET, Key=k)["Body"].read() for k in keys}
+
+
+def run(pile: list[Path], tokenizer: Path, name: str, **changes: Any) -> int:
+    conversion = options(pile, tokenizer, Path("unset"), val_fraction=0.1, shard_bytes=SHARD, **changes)
+    report = convert(replace(conversion, out=f"s3://{BUCKET}/{name}"))
+    return report.encoded.documents
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_same_objects_as_files(
+    store: Any, pile: list[Path], tokenizer: Path, local: dict[str, bytes], work: Path
+) -> None:
+    run(pile, tokenizer, "whole", workers=2)
+    assert objects(store, "whole") == local
+    assert list(work.iterdir()) == []
+    with pytest.raises(ValueError, match=r"s3://rows/whole is a finished dataset already"):
+        run(pile, tokenizer, "whole")
+    assert list(work.iterdir()) == []
+
+
+def break_off_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    upload = Uploader.upload
+
+    def broken(self: Uploader, file: str) -> None:
+        if file == name:
+            raise ConversionError(f"broke off at {file}")
+        upload(self, file)
+
+    monkeypatch.setattr(Uploader, "upload", broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train/shard.00001.mds", "train/index.json", "dataset.json"])
+def test_broken_off_and_continued(
+    name: str,
+    store: Any,
+    pile: list[Path],
+    tokenizer: Path,
+    local: dict[str, bytes],
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = name.replace("/", "-")
+    with monkeypatch.context() as patch:
+        break_off_at(patch, name)
+        with pytest.raises(ConversionError, match="broke off"):
+            run(pile, tokenizer, folder)
+    assert DatasetInfo.find(f"s3://{BUCKET}/{folder}") is None
+    there = list((work / f".{folder}.partial" / "data").rglob("*.mds"))
+    assert len(there) <= 1, "what is uploaded takes no room here"
+    assert run(pile, tokenizer, folder) == 0
+    assert objects(store, folder) == local
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_one_that_is_being_replaced_is_not_taken_for_a_finished_one(
+    store: Any,
+    pile: list[Path],
+    tokenizer: Path,
+    local: dict[str, bytes],
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(pile[:1], tokenizer, "replaced")
+    with monkeypatch.context() as patch:
+        break_off_at(patch, "train/shard.00001.mds")
+        with pytest.raises(ConversionError, match="broke off"):
+            run(pile, tokenizer, "replaced", overwrite=True)
+    with pytest.raises(ValueError, match="being replaced"):
+        DatasetInfo.read(f"s3://{BUCKET}/replaced")
+    run(pile, tokenizer, "replaced", overwrite=True)
+    assert objects(store, "replaced") == local
+
+
+def test_a_bucket_that_is_not_there(pile: list[Path], tokenizer: Path, work: Path) -> None:
+    conversion = options(pile, tokenizer, Path("unset"))
+    for out, words in (
+        ("s3://none/out", "cannot write to 's3://none/out'"),
+        ("ftp://a/b", "cannot write to"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            convert(replace(conversion, out=out))
+    assert list(work.iterdir()) == []
