@@ -37,6 +37,7 @@ class SwitchSaver:
         for saver, interval in self._intervals:
             saver.save_interval = interval
         self._intervals = []
+        self._due_at_batch = -1  # a later fit may set the clock back
 
     def request(self, state: State) -> None:
         """Asks for a checkpoint at the next checkpoint event, before another batch is trained."""

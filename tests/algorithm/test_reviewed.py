@@ -312,5 +312,5 @@ def test_stages_may_come_from_omegaconf_and_are_kept_as_plain_mappings() -> None
 
 @pytest.mark.parametrize("stages", [8, "8", [[8, 4]], {"k": 4, "until": 0.5}])
 def test_stages_that_are_no_list_of_mappings(stages: Any) -> None:
-    with pytest.raises(ValueError, match="stages.*Give a list such as"):
+    with pytest.raises(ValueError, match=r"stages.*Give a list such as"):
         PatchLevel(stages=stages)
