@@ -171,8 +171,8 @@ def refuse_company(state: State, kind: type[Algorithm]) -> None:
         )
     if state.tp_config is not None:
         raise ValueError(
-            "patch_level does not support tensor parallelism (tp_config): the ids it gives the embedding "
-            "are not distributed. Use FSDP or DDP."
+            "patch_level does not support tensor parallelism (tp_config): it has not been shown to train as "
+            "data parallelism does. Use FSDP or DDP."
         )
 
 
