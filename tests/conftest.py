@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,20 +18,37 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Gives the session a TMPDIR: streaming numbers its shared memory by files it leaves there.
+def enough_file_descriptors() -> None:
+    """Every data set of streaming keeps a dozen open until its process ends."""
+    if sys.platform != "win32":
+        import resource
 
-    One for each test would make it open the memory of all earlier tests again, until there is no
-    file descriptor left.
-    """
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 20_000 if hard == resource.RLIM_INFINITY else min(20_000, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Gives the session a TMPDIR: streaming numbers its shared memory by files it leaves there."""
     folder = tmp_path_factory.mktemp("tmp")
-    # What killed processes have left in shared memory counts as taken, or every data set opens it.
-    for left in Path("/dev/shm").glob("[0-9]*_locals"):
-        (folder / left.name.replace("locals", "cache_filelock")).touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", str(folder))
-        yield
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def stepped_over_shared_memory(own_temporary_directory: Path) -> None:
+    """Lets streaming step over shared memory that is there already.
+
+    Of every number without a lock file each new data set opens all the memory, and never closes it: that
+    of killed processes, and that of all data sets before it. A session soon runs out of file
+    descriptors.
+    """
+    for left in Path("/dev/shm").glob("[0-9]*_locals"):
+        (own_temporary_directory / left.name.replace("locals", "cache_filelock")).touch()
 
 
 @pytest.fixture(scope="session")
