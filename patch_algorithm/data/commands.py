@@ -60,6 +60,10 @@ def convert(
     ],
     tokenizer: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="The tokenizer.")],
     out: Annotated[str, typer.Option(metavar="DIR_OR_URL", help="Where the dataset shall lie.")],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SRC]...", help="Further sources, as a shell makes of `--source *.jsonl`."),
+    ] = None,
     row_tokens: Annotated[
         int, typer.Option(min=2, help="Tokens in a training row: a multiple of k * context.")
     ] = 8192,
@@ -73,7 +77,7 @@ def convert(
         bool, typer.Option("--split-by-component", help="A stream for each component (meta.pile_set_name).")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes; 0 is none.  [default: all cores]")
+        int | None, typer.Option(min=0, help="Worker processes, 0 for none; as many as cores by default.")
     ] = None,
     on_error: Annotated[
         OnError, typer.Option(help="At a bad document: stop, or skip and count it.")
@@ -96,7 +100,7 @@ def convert(
     ] = EngineName.local,
     ray_address: Annotated[str, typer.Option(help="The Ray cluster.")] = "auto",
     work_dir: Annotated[
-        str | None, typer.Option(help="Where unfinished work is kept.  [default: beside the output]")
+        str | None, typer.Option(help="Where unfinished work is kept; beside the output by default.")
     ] = None,
     hf_config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face dataset.")] = None,
     hf_split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset.")] = "train",
@@ -112,7 +116,7 @@ def convert(
     Killed at any moment, the same command continues and ends in the same bytes.
     """
     asked: dict[str, Any] = dict(locals())
-    asked["sources"] = tuple(asked.pop("source"))
+    asked["sources"] = (*asked.pop("source"), *(asked.pop("more") or ()))
     asked["hub_config"], asked["hub_split"] = asked.pop("hf_config"), asked.pop("hf_split")
     for name in ("on_error", "special_tokens", "compression", "engine"):
         asked[name] = asked[name].value if asked[name] is not None else None

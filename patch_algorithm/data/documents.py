@@ -115,7 +115,7 @@ class BlockResult:
 
 def held_out(utf8: bytes, fraction: float) -> bool:
     """Whether a document is held out, by its text alone, so that neither order nor number matters."""
-    return int.from_bytes(hashlib.sha256(utf8).digest()[:8], "big") < fraction * 2**64
+    return fraction > 0 and int.from_bytes(hashlib.sha256(utf8).digest()[:8], "big") < fraction * 2**64
 
 
 class BlockEncoder:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import re
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import zstandard
+from typing import Any
 
 from patch_algorithm.data.blocks import Block, Position, Row, SourceDamage, cut_lines, cut_rows
+from patch_algorithm.data.decompression import DAMAGED, text_pieces
 
 __all__ = [
     "BUILTIN",
@@ -35,14 +31,6 @@ BUILTIN = "builtin"
 HUB_PREFIX = "hf://"
 SUFFIXES: tuple[str, ...] = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet")
 
-TRUNCATED = "truncated file"
-DAMAGED = "damaged file"
-
-_PIECE = 2**20
-# A zstd frame can hold 32,000 times its size: read in small sips, even that many zeros fit in memory.
-_SIP = 2**12
-# As much as zstd's --long=31 asks for.
-_ZSTD_LARGEST_WINDOW = 2**31
 _COMPONENT = ("meta", "pile_set_name")
 
 
@@ -111,7 +99,7 @@ class LineSource(_FileSource):
     def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
         """Reads from a position to the end; of a compressed file all that is before has to be read too."""
         with self.path.open("rb") as handle:
-            pieces = _text_pieces(handle, self.path.name, start.offset)
+            pieces = text_pieces(handle, self.path.name, start.offset)
             before = handle.tell()
             for block in cut_lines(pieces, start, reading.block_bytes, reading.longest_line):
                 now = handle.tell()
@@ -309,50 +297,6 @@ def _file_source(file: str) -> Source:
     if file.endswith(SUFFIXES):
         return LineSource(Path(file), file)
     raise ValueError(f"--source {file}: expected a file ending in {', '.join(SUFFIXES)}.")
-
-
-def _text_pieces(handle: BinaryIO, name: str, offset: int) -> Iterator[bytes]:
-    # The text from `offset` on. What is before it has been read when this returns.
-    if name.endswith(".jsonl"):
-        handle.seek(offset)
-        return iter(lambda: handle.read(_PIECE), b"")
-    pieces = _unzstd(handle) if name.endswith(".zst") else _ungzip(handle)
-    for piece in pieces:
-        if offset < len(piece):
-            return chain((piece[offset:],), pieces)
-        offset -= len(piece)
-    return iter(())
-
-
-def _unzstd(handle: BinaryIO) -> Iterator[bytes]:
-    frames = zstandard.ZstdDecompressor(max_window_size=_ZSTD_LARGEST_WINDOW)
-    return _decompressed(handle, frames.decompressobj, zstandard.ZstdError, "zstd frame")
-
-
-def _ungzip(handle: BinaryIO) -> Iterator[bytes]:
-    # Unlike the gzip module's, this one hands out all that can be read of a truncated file.
-    member = partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS)
-    return _decompressed(handle, member, zlib.error, "gzip member")
-
-
-def _decompressed(
-    handle: BinaryIO, begin: Callable[[], Any], failure: type[Exception], part: str
-) -> Iterator[bytes]:
-    # Both formats may hold several parts, one after the other.
-    current = None
-    try:
-        while sip := handle.read(_SIP):
-            while sip:
-                current = current or begin()
-                if piece := current.decompress(sip):
-                    yield piece
-                sip = b""
-                if current.eof:
-                    sip, current = current.unused_data, None
-    except failure as error:
-        raise SourceDamage(DAMAGED, f"it cannot be decompressed: {error}") from error
-    if current is not None:
-        raise SourceDamage(TRUNCATED, f"it ends within a {part}")
 
 
 def _table_rows(path: Path, skipped: int, reading: Reading) -> tuple[Iterator[Row], int]:

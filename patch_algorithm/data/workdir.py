@@ -224,12 +224,9 @@ class WorkDir:
         write_whole(self.tokens_path(source, unit).with_suffix(".json"), dump_json(record.to_json()))
 
     def commit_end(self, source: int, end: SourceEnd) -> None:
-        """Keeps the end of a source, and removes the units of when it was longer."""
+        """Keeps the end of a source."""
         folder = self._folder(source)
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob("[0-9]*.*"):
-            if int(path.name.split(".")[0]) >= end.units:
-                path.unlink()
         write_whole(folder / "end.json", dump_json(asdict(end)))
 
     def tokens_path(self, source: int, unit: int) -> Path:

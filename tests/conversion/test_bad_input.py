@@ -6,14 +6,18 @@ import gzip
 import json
 import random
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+from patch_algorithm.data import documents as documents_module
 from patch_algorithm.data.conversion import ConversionError
-from patch_algorithm.data.encoding import load_tokenizer
+from patch_algorithm.data.encoding import Encoder, load_tokenizer
 from tests.conversion.support import (
     documents,
     expected_ids,
@@ -225,3 +229,19 @@ def test_bad_options(source: Path, tokenizer: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             options([source], tokenizer, tmp_path / "out", **changes)
+
+
+def test_a_text_that_cannot_be_cut(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Tokenizer(models.WordLevel({"x": 0, "good": 1, "</s>": 2}, unk_token="x"))
+    PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="</s>").save_pretrained(tmp_path / "whole")
+    # What takes millions of characters in earnest.
+    short = partial(Encoder, piece_characters=64, longest_piece=256)
+    monkeypatch.setattr(documents_module, "Encoder", short)
+    found = [{"text": text} for text in ("good", "y" * 300, "good", "z" * 400, "good")]
+    source.write_bytes(lines(found) + b"{\n")
+    with pytest.raises(ConversionError, match=r"a\.jsonl, line 2: text without a place to cut"):
+        run([source], tmp_path / "whole", tmp_path / "out", row_tokens=2)
+    report = run([source], tmp_path / "whole", tmp_path / "out", row_tokens=2, on_error="skip")
+    assert report.info.skipped == {"not JSON": 1, "text without a place to cut": 2}
+    assert [bad.number for _, bad in report.examples] == [2, 4, 6]
+    assert stream_tokens(tmp_path / "out", "train").tolist() == [1, 2] * 3

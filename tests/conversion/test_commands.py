@@ -30,6 +30,12 @@ def test_convert_reports_what_came_out(source: Path, tokenizer: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     assert "Wikipedia (en)  train" in result.output
     assert f"{out}: finished in" in result.output
+    for stream in json.loads((out / "dataset.json").read_text())["streams"]:
+        line = next(line for line in result.output.splitlines() if line.startswith(f"{stream['path']} "))
+        numbers = [int(word.replace(",", "")) for word in line.split()[1:]]
+        names = ("rows", "row_tokens", "shards", "tokens", "tokens_left_out")
+        assert numbers == [stream[name] for name in names]
+        assert stream["tokens_left_out"] > 0
     told = json.loads(report.read_text())
     written = json.loads((out / "dataset.json").read_text())
     assert {name: told[name] for name in written} == written
@@ -39,6 +45,17 @@ def test_convert_reports_what_came_out(source: Path, tokenizer: Path, tmp_path: 
     again = command("convert", *asked)
     assert again.exit_code == 2
     assert "is a finished dataset already" in again.output
+
+
+def test_a_pattern_that_the_shell_expands(tokenizer: Path, tmp_path: Path) -> None:
+    sources = [tmp_path / f"{index}.jsonl" for index in range(3)]
+    for index, path in enumerate(sources):
+        path.write_bytes(lines(documents(30, seed=index)))
+    out = tmp_path / "out"
+    asked = ["--tokenizer", tokenizer, "--out", out, "--workers", 0, "--row-tokens", 64]
+    result = command("convert", "--source", *sources, *asked)
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "dataset.json").read_text())["sources"] == list(map(str, sources))
 
 
 def test_every_option_reaches_the_conversion(source: Path, tokenizer: Path, tmp_path: Path) -> None:
@@ -100,6 +117,7 @@ def test_bad_input_is_one_message(source: Path, tokenizer: Path, tmp_path: Path)
         assert not out.exists()
 
 
+@pytest.mark.slow
 def test_the_builtin_corpus_is_a_source(tokenizer: Path, tmp_path: Path) -> None:
     asked = ["--tokenizer", tokenizer, "--out", tmp_path / "out", "--row-tokens", 64, "--workers", 0]
     result = command("convert", "--source", "builtin", "--builtin-megabytes", 0.3, *asked)

@@ -15,7 +15,7 @@ import pytest
 from patch_algorithm.data import conversion
 from patch_algorithm.data.blocks import Block, Position
 from patch_algorithm.data.conversion import ConversionError
-from patch_algorithm.data.documents import BlockResult
+from patch_algorithm.data.documents import BlockResult, Task
 from patch_algorithm.data.encoding import load_tokenizer
 from patch_algorithm.data.engines import Engine, InProcess, LocalPool
 from tests.conversion.support import documents, files, lines, options, run
@@ -36,13 +36,17 @@ class Hoarding(InProcess):
     slots = 5
     most = 0
 
-    def __init__(self, task: object) -> None:
-        super().__init__(task)  # pyright: ignore[reportArgumentType]
+    def __init__(self, task: Task, failed: list[int]) -> None:
+        super().__init__(task)
+        self.failed = failed
         self.held: list[tuple[Future[BlockResult], Future[BlockResult]]] = []
 
     def submit(self, block: Block) -> Future[BlockResult]:
         promised: Future[BlockResult] = Future()
-        self.held.append((promised, super().submit(block)))
+        result = super().submit(block)
+        if error := result.result().error:
+            self.failed.append(error.number)
+        self.held.append((promised, result))
         under_way = sum(not promise.done() for promise, _ in self.held)
         Hoarding.most = max(Hoarding.most, under_way)
         if under_way == self.slots or block.size < 1 << 12:
@@ -55,10 +59,25 @@ class Hoarding(InProcess):
 def test_results_may_come_in_any_order(
     pile: list[Path], tokenizer: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "_engine", lambda options, task: Hoarding(task))
+    monkeypatch.setattr(conversion, "_engine", lambda options, task: Hoarding(task, []))
     run(pile, tokenizer, tmp_path / "out", val_fraction=0.1)
     assert files(tmp_path / "out") == files(converted)
     assert Hoarding.most == Hoarding.slots
+
+
+def test_of_several_failures_the_first_is_told(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = lines(documents(400)).splitlines()
+    for index in range(140, 220, 3):
+        found[index] = b"{"
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(found))
+    failed: list[int] = []
+    monkeypatch.setattr(conversion, "_engine", lambda options, task: Hoarding(task, failed))
+    with pytest.raises(ConversionError, match=r"a\.jsonl, line 141: not JSON"):
+        run([tmp_path / "a.jsonl"], tokenizer, tmp_path / "out")
+    assert len(failed) > 1
+    assert failed[0] == 141
 
 
 def test_no_more_blocks_are_under_way_than_workers_and_two(tokenizer: Path, tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from patch_algorithm.data.remote import Uploader
 from tests.conversion.support import files, options
 from tests.loader.store import BUCKET, serving
 
+# Importing streaming and starting a server is what takes the time.
+pytestmark = pytest.mark.slow
+
 SHARD = 1 << 16
 
 
@@ -73,7 +76,6 @@ def break_off_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(Uploader, "upload", broken)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train/shard.00001.mds", "train/index.json", "dataset.json"])
 def test_broken_off_and_continued(
     name: str,
@@ -97,7 +99,6 @@ def test_broken_off_and_continued(
     assert list(work.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_one_that_is_being_replaced_is_not_taken_for_a_finished_one(
     store: Any,
     pile: list[Path],

@@ -210,6 +210,17 @@ def test_a_file_that_has_become_shorter(tokenizer: Path, tmp_path: Path) -> None
     assert files(out) == files(tmp_path / "fresh")
 
 
+def test_what_was_packed_of_a_file_that_changed_is_packed_again(tokenizer: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "out"
+    source.write_bytes(lines(documents(seed=0)))
+    assert in_child(options([source], tokenizer, out), kill_at="dataset.json")[0] == -signal.SIGKILL
+    assert (partial(out) / "data" / "train" / "index.json").exists()
+    source.write_bytes(lines(documents(seed=5)))
+    run([source], tokenizer, out)
+    run([source], tokenizer, tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
+
+
 def test_units_that_lost_their_end_are_done_again(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     stopped_half_way(pile, tokenizer, out)
