@@ -51,8 +51,9 @@ def bare(jsonl: Path, tokenizer: str, workers: int, out: Path) -> Callable[[], N
 
 
 def ours(jsonl: Path, tokenizer: str, workers: int, out: Path) -> Callable[[], None]:
-    """`patch-level data convert`."""
+    """`patch-level data convert`, less what it takes to import and to load the tokenizer, as on all sides."""
     from patch_algorithm.data.conversion import convert
+    from patch_algorithm.data.encoding import load_tokenizer
     from patch_algorithm.data.options import Conversion
 
     options = Conversion(
@@ -63,7 +64,8 @@ def ours(jsonl: Path, tokenizer: str, workers: int, out: Path) -> Callable[[], N
         workers=workers,
         progress=False,
     )
-    return lambda: convert(options) and None
+    loaded = load_tokenizer(tokenizer)
+    return lambda: convert(options, loaded) and None
 
 
 def foundry(jsonl: Path, tokenizer: str, workers: int, out: Path) -> Callable[[], None]:
