@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -49,6 +50,15 @@ def stepped_over_shared_memory(own_temporary_directory: Path) -> None:
     """
     for left in Path("/dev/shm").glob("[0-9]*_locals"):
         (own_temporary_directory / left.name.replace("locals", "cache_filelock")).touch()
+
+
+@pytest.fixture(autouse=True)
+def log_level_put_back() -> Iterator[None]:
+    """A command that ran in this process has raised it, and what a run tells goes another way then."""
+    log = logging.getLogger("patch_algorithm")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")
