@@ -107,7 +107,8 @@ def measure_here(side: str, jsonl: Path, tokenizer: str, workers: int) -> dict[s
         work()
         seconds, spent = time.perf_counter() - wall, cpu() - loading
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"wall": seconds, "cpu": spent, "loading": loading, "peak_mb": peak / (1e3 if sys.platform == "linux" else 1e6)}
+    peak_mb = peak / (1e3 if sys.platform == "linux" else 1e6)
+    return {"wall": seconds, "cpu": spent, "loading": loading, "peak_mb": peak_mb}
 
 
 def measure(side: str, jsonl: Path, tokenizer: str, workers: int) -> dict[str, float]:
@@ -169,10 +170,11 @@ def linearity(texts: list[str], tokenizer: str, folder: Path) -> list[str]:
         size = write_lines(texts[: len(texts) * parts // 8], folder / "part.jsonl")
         spent = [measure("ours", folder / "part.jsonl", tokenizer, 0) for _ in range(3)]
         cpu = sorted(run["cpu"] for run in spent)[1]
+        loading = sorted(run["loading"] for run in spent)[1]
         rows.append(
             f"{size:.1f} MB of text: {cpu:.1f} s of CPU (median of 3), {cpu / size:.3f} s/MB, at most "
-            f"{spent[0]['peak_mb']:.0f} MB in one process that does everything; imports and the tokenizer took a "
-            f"further {sorted(run['loading'] for run in spent)[1]:.1f} s"
+            f"{spent[0]['peak_mb']:.0f} MB in one process that does everything; imports and the tokenizer "
+            f"took a further {loading:.1f} s"
         )
     return rows
 

@@ -15,6 +15,10 @@ import numpy as np
 __all__ = ["Comparison", "write_report"]
 
 _PACKAGES = ("patch-algorithm", "torch", "mosaicml", "llm-foundry", "transformers")
+_HEAD = (
+    "| ratio | pairs | numerator ms | denominator ms | median ratio | 95 % interval | limit | verdict |",
+    "|---|--:|--:|--:|--:|--:|--:|---|",
+)
 
 
 @dataclass
@@ -77,10 +81,9 @@ def write_report(name: str, comparisons: list[Comparison], notes: list[str], fol
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}; "
         f"Python {platform.python_version()}, {versions}.",
         "",
-        "| ratio | pairs | numerator ms | denominator ms | median ratio | 95 % interval | limit | verdict |",
-        "|---|--:|--:|--:|--:|--:|--:|---|",
+        *(_HEAD if comparisons else ()),
         *(comparison.row() for comparison in comparisons),
-        "",
+        *([""] if comparisons else ()),
         *(f"- {note}" for note in notes),
     ]
     text = "\n".join(lines) + "\n"

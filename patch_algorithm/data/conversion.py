@@ -129,6 +129,12 @@ def check_out(options: Conversion) -> Literal["absent", "finished"]:
             )
         else:
             state = "absent"
+        if _device(options.work_folder) != _device(out):
+            raise ValueError(
+                f"unfinished work would be kept in {options.work_folder}, on another file system than "
+                f"--out {out}, so that it could not be renamed when it is finished; name two folders on one "
+                "file system, with --work-dir and --out."
+            )
     workdir = WorkDir(options.work_folder, "uint16")
     if state == "finished" and not options.overwrite and not workdir.is_publishing():
         workdir.remove_if_empty()
@@ -137,6 +143,13 @@ def check_out(options: Conversion) -> Literal["absent", "finished"]:
             "another folder."
         )
     return state
+
+
+def _device(path: Path) -> int:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path.stat().st_dev
 
 
 def _finished_at(url: str) -> bool:

@@ -75,6 +75,7 @@ def make_trainer(
     batch: int = 4,
     model: Any = None,
     known_length: bool = True,
+    counts: bool = True,
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
     lr: float = 1e-2,
     collate_fn: Callable[[Sequence[Row]], Any] = collate,
@@ -90,7 +91,7 @@ def make_trainer(
         model=model,
         train_dataloader=DataSpec(
             DataLoader(data, batch_size=batch, sampler=sampler, collate_fn=collate_fn),  # pyright: ignore
-            get_num_tokens_in_batch=get_tokens_per_batch_func(),
+            get_num_tokens_in_batch=get_tokens_per_batch_func() if counts else None,
         ),
         max_duration=max_duration,
         optimizers=optimizer(model.parameters(), lr=lr),  # pyright: ignore

@@ -103,6 +103,23 @@ def test_microbatches_are_weighted_as_the_trainer_is_told(
     assert relative_difference([expected], [by_tokens]) > 1e-4 or on_tokens
 
 
+def test_loader_without_counts_is_weighted_by_rows() -> None:
+    # Composer then counts positions, padded ones too; whether it was told to weight by tokens, or how
+    # its loader counts, an algorithm cannot see.
+    told, untold = (
+        run(
+            ROWS["padded"],
+            [PatchLevel(k=4, ratio=0.5)],
+            max_duration="6ba",
+            device_train_microbatch_size=1,
+            accumulate_train_batch_on_tokens=on_tokens,
+            counts=False,
+        )
+        for on_tokens in (True, False)
+    )
+    assert metrics(told, "loss/train/total") == pytest.approx(metrics(untold, "loss/train/total"), rel=1e-6)
+
+
 def test_padding_changes_nothing() -> None:
     rows = make_rows(16, 8)
     padded: list[dict[str, Any]] = [

@@ -288,6 +288,25 @@ def test_something_else_is_left_alone(pile: list[Path], tokenizer: Path, tmp_pat
     assert files(tmp_path) == {"out/mine.txt": b"thesis"}
 
 
+def test_unfinished_work_on_another_file_system(
+    pile: list[Path], tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        found = real(path, **options)
+        if path != tmp_path / "scratch":
+            return found
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:10]))
+
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(ValueError, match="on another file system than --out"):
+        run(pile, tokenizer, tmp_path / "out", work_dir=str(tmp_path / "scratch" / "work"))
+    assert not (tmp_path / "out").exists()
+    assert not any((tmp_path / "scratch").iterdir())
+
+
 def test_an_empty_folder_is_taken(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     run(pile, tokenizer, tmp_path / "out")
