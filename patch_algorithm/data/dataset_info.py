@@ -6,9 +6,10 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar
 
 from patch_algorithm import __version__
 from patch_algorithm.data.packing import INDEX, write_atomically
@@ -28,6 +29,14 @@ DATASET_JSON = "dataset.json"
 FORMAT = 1
 
 _SLICE = 1 << 22  # bytes
+_TYPES = {
+    "bool": (bool,),
+    "int": (int,),
+    "int | None": (int, NoneType),
+    "str": (str,),
+    "str | None": (str, NoneType),
+}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -143,22 +152,24 @@ class DatasetInfo:
                 f"{DATASET_JSON} has format {content.get('format')!r}; this version reads format {FORMAT}."
             )
         try:
+            if content["dtype"] not in ("uint16", "uint32"):
+                raise TypeError(f"dtype is {content['dtype']!r}")
             return cls(
-                tokenizer=TokenizerInfo(**content["tokenizer"]),
+                tokenizer=_made(TokenizerInfo, content["tokenizer"]),
                 dtype=content["dtype"],
                 row_tokens=dict(content["row_tokens"]),
                 split_by_component=content["split_by_component"],
                 compression=content["compression"],
-                streams=tuple(StreamInfo(**stream) for stream in content["streams"]),
+                streams=tuple(_made(StreamInfo, stream) for stream in content["streams"]),
                 components={
-                    name: {split: ComponentCounts(**counts) for split, counts in splits.items()}
+                    name: {split: _made(ComponentCounts, counts) for split, counts in splits.items()}
                     for name, splits in content["components"].items()
                 },
                 skipped=dict(content["skipped"]),
                 sources=tuple(content["sources"]),
                 created_by=content["created_by"],
             )
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{DATASET_JSON} is not one of a converted data set: {error!r}.") from error
 
     @classmethod
@@ -184,16 +195,17 @@ class DatasetInfo:
             ValueError: If there is something that cannot be read.
         """
         try:
-            text = read_text(folder, DATASET_JSON)
+            content = json.loads(read_text(folder, DATASET_JSON))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{DATASET_JSON} in {folder} is not JSON: {error}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{DATASET_JSON} in {folder} is not a JSON object.")
-        return cls.from_json(content)
+        try:
+            return cls.from_json(content)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     def write(self, folder: Path) -> None:
         """Writes ``dataset.json`` into a local folder, at once and whole."""
@@ -260,11 +272,29 @@ def read_index(folder: str | Path, stream: str) -> list[dict[str, Any]]:
     """
     try:
         shards = json.loads(read_text(folder, f"{stream}/{INDEX}"))["shards"]
-        if all(isinstance(s["samples"], int) and (s["zip_data"] or s["raw_data"])["bytes"] for s in shards):
+        if all(isinstance(s["samples"], int) and _is_file(s["zip_data"] or s["raw_data"]) for s in shards):
             return shards
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{stream}/{INDEX} in {folder} cannot be read: {error!r}.") from error
     raise ValueError(f"{stream}/{INDEX} in {folder} is not an index of MDS shards.")
+
+
+def _is_file(entry: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(entry["basename"], str)
+        and isinstance(entry["bytes"], int)
+        and isinstance(entry["hashes"], dict)
+    )
+
+
+def _made(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """A dataclass of plain values, each of the type that it is declared with."""
+    made = kind(**values)
+    for known in fields(kind):  # pyright: ignore[reportArgumentType]
+        value = getattr(made, known.name)
+        if type(value) not in _TYPES[str(known.type)]:
+            raise TypeError(f"{known.name} is {value!r}, not {known.type}")
+    return made
 
 
 def read_text(folder: str | Path, file: str) -> str:

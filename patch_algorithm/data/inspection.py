@@ -19,6 +19,7 @@ from patch_algorithm.data.dataset_info import (
     check_shards,
     local_copy,
     read_index,
+    read_text,
 )
 
 __all__ = ["Inspection", "describe", "inspect_dataset", "read_row", "row_text"]
@@ -42,7 +43,7 @@ class Inspection:
 
     @property
     def sound(self) -> bool:
-        """Whether every shard is what its index says."""
+        """Whether every shard is what its index says, and the tokenizer is there."""
         return not self.faults
 
     def __str__(self) -> str:
@@ -78,7 +79,14 @@ def inspect_dataset(folder: str | Path) -> Inspection:
         ValueError: If there is no data set.
     """
     info = DatasetInfo.read(folder)
-    return Inspection(str(folder), info, tuple(check_shards(folder, info)))
+    faults = check_shards(folder, info)
+    try:
+        _read_tokenizer(folder)
+    except FileNotFoundError:
+        faults.append(ShardFault(_TOKENIZER_FILE, "missing"))
+    except ValueError:
+        faults.append(ShardFault(_TOKENIZER_FILE, "corrupted"))
+    return Inspection(str(folder), info, tuple(faults))
 
 
 def describe(folder: str | Path) -> str:
@@ -120,13 +128,19 @@ def row_text(folder: str | Path, row: int, split: str = "train", component: str 
         ValueError: As :func:`read_row`, or if the tokenizer is missing.
     """
     ids = read_row(folder, row, split, component)
-    with tempfile.TemporaryDirectory() as aside:
-        try:
-            path = local_copy(folder, _TOKENIZER_FILE, aside)
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ValueError(f"{folder} lacks {_TOKENIZER_FILE}, which it was written with.") from error
+    try:
+        tokenizer = _read_tokenizer(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} lacks {_TOKENIZER_FILE}, which it was written with.") from error
     return tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+
+
+def _read_tokenizer(folder: str | Path) -> Tokenizer:
+    text = read_text(folder, _TOKENIZER_FILE)
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing more particular
+        raise ValueError(f"{_TOKENIZER_FILE} in {folder} cannot be read: {error}") from error
 
 
 def _shard_bytes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,7 +132,13 @@ def _check_keys(asked: Mapping[str, Any], key: str) -> bool:
             f"{key} has the unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}."
         )
     length = asked.get("max_seq_len")
-    if isinstance(length, bool) or not isinstance(length, int | float) or length < 2 or length != int(length):
+    # A mapping read from YAML may have 8e3.
+    if (
+        isinstance(length, bool)
+        or not isinstance(length, int | float)
+        or not 2 <= length < math.inf
+        or length != int(length)
+    ):
         raise ValueError(
             f"{key}.max_seq_len is {length!r}; expected the length of a row in tokens, at least 2."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -65,13 +66,22 @@ def find_streams(
             f"{key} has both streams and components. Give each stream its own proportion, or name one data "
             "set, whose components become the streams, with local or remote."
         )
+    if not isinstance(named, Mapping):
+        raise ValueError(
+            f"{key}.streams is a {type(named).__name__}; expected a mapping of names to streams, such as "
+            "{web: {local: ./web, proportion: 0.7}}."
+        )
     return [
-        _named_stream(place | dict(options), tokenizer, f"{key}.streams.{name}")
-        for name, options in named.items()
+        _named_stream(place, options, tokenizer, f"{key}.streams.{name}") for name, options in named.items()
     ]
 
 
-def _named_stream(options: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, key: str) -> VerifiedStream:
+def _named_stream(
+    place: Mapping[str, Any], own: object, tokenizer: PreTrainedTokenizerBase, key: str
+) -> VerifiedStream:
+    if not isinstance(own, Mapping):
+        raise ValueError(f"{key} is {own!r}; expected a mapping with local or remote or both.")
+    options = {**place, **own}
     if unknown := sorted(set(options) - _STREAM_KEYS):
         raise ValueError(
             f"{key} has the unknown keys {', '.join(unknown)}; known are {', '.join(sorted(_STREAM_KEYS))}."
@@ -126,7 +136,16 @@ def _one_stream(options: Mapping[str, Any], found: _Found | None, key: str) -> V
         folder = os.path.join(options["local"], options["split"] or "")
         if not os.path.isfile(os.path.join(folder, get_index_basename())):
             raise ValueError(f"{key}: there is no MDS data set in {folder}.")
+        _check_index(os.path.join(folder, get_index_basename()), key)
     return VerifiedStream(key=key, rows=found and found.stream and found.stream.rows, **options)
+
+
+def _check_index(path: str, key: str) -> None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            json.load(file)
+    except ValueError as error:
+        raise ValueError(f"{key}: {path} is damaged ({error}); restore it.") from error
 
 
 def _by_component(
@@ -162,7 +181,7 @@ def _describe(root: str, split: str, key: str) -> _Found | None:
     """Looks for the description in the folder that is named, and in the two above the stream's."""
     folder, path = root.rstrip("/") if is_url(root) else os.path.abspath(root), split
     for _ in range(3):
-        info = _find(folder, key)
+        info = _find(folder, key, named=path == split)
         if info is not None:
             stream = next((stream for stream in info.streams if stream.path == path), None)
             if stream is not None:
@@ -179,12 +198,13 @@ def _describe(root: str, split: str, key: str) -> _Found | None:
     return None
 
 
-def _find(folder: str, key: str) -> DatasetInfo | None:
+def _find(folder: str, key: str, named: bool) -> DatasetInfo | None:
     try:
         return DatasetInfo.find(folder)
     except ValueError as error:
-        # Not every store tells a file that is missing from one that may not be read.
-        if is_url(folder):
+        # Not every store tells a file that is missing from one that may not be read, and a file of this
+        # name further up is perhaps not ours.
+        if is_url(folder) or not named:
             return None
         raise ValueError(f"{key}: {error}") from error
 
@@ -199,3 +219,14 @@ def _check_tokenizer(info: DatasetInfo, tokenizer: PreTrainedTokenizerBase, root
             f"({len(tokenizer)} entries), another one. Set tokenizer.name to the data set's own folder "
             "`tokenizer`, or convert the data with the run's."
         )
+    for name, adds, id_there in (
+        ("eos", written.adds_eos, written.eos_id),
+        ("bos", written.adds_bos, written.bos_id),
+    ):
+        here = getattr(tokenizer, f"{name}_token_id")
+        if adds and here != id_there:
+            raise ValueError(
+                f"{key}: the documents of {root} have the {name.upper()} token {id_there}, and that of the "
+                f"run's tokenizer {tokenizer.name_or_path!r} is {here}. Set tokenizer.name to the data set's "
+                "own folder `tokenizer`, or convert the data with the run's."
+            )

@@ -157,6 +157,12 @@ def test_a_damaged_index_is_named(tmp_path: Path) -> None:
     assert check_shards(tmp_path) == [ShardFault("train/index.json", f"has {rows - last} rows, not {rows}")]
     with pytest.raises(ValueError, match="has fewer rows than"):
         read_row(tmp_path, rows - 1)
+    for lost in ("basename", "hashes"):
+        damaged = json.loads(index.read_text())
+        damaged["shards"][0]["raw_data"][lost] = None
+        index.write_text(json.dumps(damaged))
+        assert check_shards(tmp_path) == [ShardFault("train/index.json", "corrupted")]
+        index.write_text(json.dumps(content))
     for broken in ("{", "[]", "{}", '{"shards": [{"samples": 1}]}'):
         index.write_text(broken)
         assert check_shards(tmp_path) == [ShardFault("train/index.json", "corrupted")]
@@ -164,6 +170,48 @@ def test_a_damaged_index_is_named(tmp_path: Path) -> None:
     assert check_shards(tmp_path) == [ShardFault("train/index.json", "missing")]
     with pytest.raises(ValueError, match=r"the index of train in .* is missing"):
         read_row(tmp_path, 0)
+
+
+def test_a_tokenizer_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text()[:-100])
+    assert inspect_dataset(tmp_path).faults == (ShardFault("tokenizer/tokenizer.json", "corrupted"),)
+    with pytest.raises(ValueError, match=r"tokenizer/tokenizer\.json in .* cannot be read"):
+        row_text(tmp_path, 0)
+    file.unlink()
+    assert inspect_dataset(tmp_path).faults == (ShardFault("tokenizer/tokenizer.json", "missing"),)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("dtype",), "foo"),
+        (("row_tokens",), None),
+        (("row_tokens",), 8),
+        (("streams", 0, "rows"), "12"),
+        (("tokenizer", "eos_id"), "0"),
+        (("streams", 0, "component"), 3),
+    ],
+)
+def test_a_description_with_other_values_is_refused(
+    path: tuple[str | int, ...], value: object, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path)
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    inner = content
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{tmp_path}: dataset.json is not one of a converted data set"):
+        describe(tmp_path)
+
+
+def test_a_description_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=f"dataset.json in {tmp_path} is not JSON"):
+        describe(tmp_path)
 
 
 @pytest.mark.parametrize("row", [-1, 10_000])

@@ -157,6 +157,18 @@ def test_bad_streams(
         build(tokenizer, streams=streams, max_seq_len=8)
 
 
+@pytest.mark.parametrize(
+    ("streams", "words"),
+    [
+        (["a"], r"train_loader\.dataset\.streams is a list; expected a mapping"),
+        ({"a": None}, r"train_loader\.dataset\.streams\.a is None; expected a mapping with local or remote"),
+    ],
+)
+def test_streams_of_another_form(streams: Any, words: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match=words):
+        build(tokenizer, streams=streams, max_seq_len=8)
+
+
 def test_streams_and_components_exclude_each_other(tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
     streams = {"code": {"local": str(data / "github")}}
     with pytest.raises(ValueError, match="has both streams and components"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,9 @@ def test_streams_of_different_lengths_are_refused(
         ({"max_seqlen": 8}, "unknown keys max_seqlen; known are "),
         ({"max_seq_len": None}, "max_seq_len is None; expected the length of a row"),
         ({"max_seq_len": 8.5}, "max_seq_len is 8.5"),
+        ({"max_seq_len": math.inf}, "max_seq_len is inf"),
+        ({"max_seq_len": math.nan}, "max_seq_len is nan"),
+        ({"max_seq_len": True}, "max_seq_len is True"),
         ({"split": "test"}, r"eval_loader\.dataset\.split is 'test'; .* has train, val"),
         ({"split": None}, "split is None; .* has train, val"),
         ({"local": None}, "needs either streams, or local or remote or both of these. It has split"),
@@ -223,6 +228,13 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         build(tokenizer, **({"local": str(data), "max_seq_len": 32} | changes))
+
+
+def test_a_damaged_index_is_named(data: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (index := tmp_path / "data" / "train" / "index.json").write_text('{"shards": [')
+    with pytest.raises(ValueError, match=rf"train_loader\.dataset: {index} is damaged"):
+        build(tokenizer, local=str(tmp_path / "data"), split="train", max_seq_len=32)
 
 
 def test_an_empty_folder_is_no_data_set(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -83,6 +83,24 @@ def test_a_description_that_cannot_be_read_is_no_missing_one(
         build(tokenizer, local=str(tmp_path), max_seq_len=8)
 
 
+def test_somebody_elses_description_further_up_is_none(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    write_stream(tmp_path / "mine" / "train", random_rows(8, 8))
+    (tmp_path / "dataset.json").write_text('{"title": "not ours"}')
+    with pytest.warns(UserWarning, match="so it cannot be checked"):
+        spec = build(tokenizer, local=str(tmp_path / "mine"), max_seq_len=8)
+    assert len(rows_of(spec)) == 8
+
+
+def test_another_end_of_text_is_refused(corpus: Path, data: Path) -> None:
+    # The ids of text are the same, as with the base and the chat form of a model's tokenizer.
+    same = load(corpus)
+    same.eos_token = same.pad_token
+    with pytest.raises(ValueError, match=r"have the EOS token 94, and that of the run's tokenizer .* is 95"):
+        build(same, local=str(data), max_seq_len=8)
+
+
 def test_a_loader_needs_a_tokenizer(data: Path) -> None:
     with pytest.raises(ValueError, match="needs a tokenizer"):
         build(None, local=str(data), max_seq_len=8)  # pyright: ignore[reportArgumentType]
