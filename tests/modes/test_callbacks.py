@@ -38,8 +38,10 @@ CALLBACKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def tasks(tmp_path: Path) -> dict[str, Any]:
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Two in-context learning tasks and a gauntlet over them."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")  # where the tasks are copied to
     words = " ".join(f"w{i}" for i in range(3))
     rows = [{"context": words, "continuation": f"w{i}"} for i in range(6)]
     choices = [{"query": words, "choices": ["w3", "w4"], "gold": i % 2} for i in range(6)]
