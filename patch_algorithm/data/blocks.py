@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Block", "Position", "Row", "SourceDamage", "cut_lines", "cut_rows"]
+__all__ = ["Block", "Lost", "Position", "Row", "SourceDamage", "cut_lines", "cut_rows"]
 
 
 class SourceDamage(Exception):
@@ -36,11 +36,24 @@ class Position(NamedTuple):
     number: int = 0
 
 
+class Lost(NamedTuple):
+    """Stands for a text that cannot be read, where those after it can.
+
+    Attributes:
+        detail: Why.
+        bytes: About how long the text was, so that blocks of such rows are no longer than others.
+    """
+
+    detail: str
+    bytes: int
+
+
 class Row(NamedTuple):
     """A document of a source that is no text file.
 
     Attributes:
-        text: A string, its UTF-8, ``None`` where there is none, or whatever stands in its place.
+        text: A string, its UTF-8, ``None`` where there is none, :class:`Lost`, or whatever stands in its
+            place.
         component: Its component of the Pile, if it has one.
     """
 
@@ -49,6 +62,8 @@ class Row(NamedTuple):
 
     def size(self) -> int:
         """Bytes of UTF-8, near enough to cut by."""
+        if isinstance(self.text, Lost):
+            return self.text.bytes
         return len(self.text) if isinstance(self.text, str | bytes) else 0
 
 

@@ -100,7 +100,11 @@ def convert(
     ] = EngineName.local,
     ray_address: Annotated[str, typer.Option(help="The Ray cluster.")] = "auto",
     work_dir: Annotated[
-        str | None, typer.Option(help="Where unfinished work is kept; beside the output by default.")
+        str | None,
+        typer.Option(
+            help="Where unfinished work is kept: by default beside the output; in the current folder if that "
+            "is a URL."
+        ),
     ] = None,
     hf_config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face dataset.")] = None,
     hf_split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset.")] = "train",
@@ -127,6 +131,8 @@ def convert(
         from patch_algorithm.data.options import Conversion
 
         options = Conversion(**asked)
+        if report is not None and (report.is_dir() or not report.parent.is_dir()):
+            raise ValueError(f"--report {report}: expected a file in a folder that is there.")
         if dry_run:
             typer.echo(str(estimate(options)))
             return

@@ -9,9 +9,12 @@ that a conversion can be killed at any moment and continued by the same command.
 from __future__ import annotations
 
 import logging
+import os
+import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -22,12 +25,13 @@ from patch_algorithm.data.dataset_info import (
     DatasetInfo,
     StreamInfo,
     TokenizerInfo,
+    read_text,
 )
-from patch_algorithm.data.documents import TRAIN, VAL, Task
+from patch_algorithm.data.documents import Task
 from patch_algorithm.data.encoding import TokenizerSpec, load_tokenizer
 from patch_algorithm.data.engines import Engine, InProcess, LocalPool, RayCluster, usable_cores
 from patch_algorithm.data.options import Conversion
-from patch_algorithm.data.packing import StreamPlan
+from patch_algorithm.data.packing import INDEX, StreamPlan
 from patch_algorithm.data.progress import TokenisingBar
 from patch_algorithm.data.remote import Uploader, is_url
 from patch_algorithm.data.report import Report
@@ -38,6 +42,8 @@ from patch_algorithm.data.workdir import ConversionError, WorkDir, no_room_told,
 __all__ = ["ConversionError", "check_out", "convert"]
 
 log = logging.getLogger(__name__)
+
+_MARK = '{"format": "being replaced"}\n'
 
 
 def convert(options: Conversion, tokenizer: TokenizerSpec | None = None) -> Report:
@@ -98,7 +104,7 @@ def _work(
     cores = usable_cores() if options.engine == "ray" else options.cores
     assembly = Assembly(workdir, cores, url, options.progress)
     if url:
-        _withdraw(url, workdir)
+        _withdraw(url, options, workdir)
     assembly.pack(plans)
     _save_tokenizer(tokenizer, workdir)
     for file in sorted((workdir.data / TOKENIZER).iterdir()):
@@ -109,40 +115,75 @@ def _work(
 
 
 def check_out(options: Conversion) -> Literal["absent", "finished"]:
-    """Looks at the place where the dataset shall lie.
+    """Looks at the places where the dataset shall lie and where unfinished work is kept.
 
     Raises:
         ValueError: If something is there that is not to be replaced, or it cannot be written to.
     """
-    state: Literal["absent", "finished"]
+    workdir = WorkDir(options.work_folder, "uint16")
     if is_url(options.out):
         with tempfile.TemporaryDirectory() as folder:
             Uploader(folder, options.out)  # says now, and not after hours, if it cannot be written to
-        state = "finished" if _finished_at(options.out) else "absent"
+        # An unfinished conversion of ours is told from other data by the work folder alone.
+        splits = () if workdir.is_for(options.out) else options.row_lengths
+        found = _found_at(options.out, splits)
     else:
-        out = Path(options.out)
-        if (out / DATASET_JSON).is_file():
-            state = "finished"
-        elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise ValueError(
-                f"--out {options.out}: something else is there and stays there; name another folder."
-            )
-        else:
-            state = "absent"
-        if _device(options.work_folder) != _device(out):
+        found = _found_in(options.out_folder)
+        if _device(options.work_folder) != _device(options.out_folder):
             raise ValueError(
                 f"unfinished work would be kept in {options.work_folder}, on another file system than "
-                f"--out {out}, so that it could not be renamed when it is finished; name two folders on one "
-                "file system, with --work-dir and --out."
+                f"--out {options.out}, so that it could not be renamed when it is finished; name two folders "
+                "on one file system, with --work-dir and --out."
             )
-    workdir = WorkDir(options.work_folder, "uint16")
-    if state == "finished" and not options.overwrite and not workdir.is_publishing():
+    if found is not None and not options.overwrite and not _is_published(found, options, workdir):
         workdir.remove_if_empty()
         raise ValueError(
             f"--out {options.out} is a finished dataset already; add --overwrite to replace it, or name "
             "another folder."
         )
-    return state
+    workdir.check_ours()
+    return "absent" if found is None else "finished"
+
+
+def _found_in(out: Path) -> DatasetInfo | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        return DatasetInfo.read(out)
+    except ValueError as error:
+        raise _something_else(out, error) from error
+
+
+def _found_at(url: str, splits: Iterable[str]) -> DatasetInfo | None:
+    try:
+        found = DatasetInfo.find(url)
+    except ValueError as error:
+        if read_text(url, DATASET_JSON) == _MARK:
+            return None
+        raise _something_else(url, error) from error
+    if found is None:
+        for split in splits:
+            try:
+                read_text(url, f"{split}/{INDEX}")
+            except FileNotFoundError:
+                continue
+            raise _something_else(url, f"it has {split}/{INDEX}, but no {DATASET_JSON}")
+    return found
+
+
+def _something_else(out: str | Path, reason: object) -> ValueError:
+    return ValueError(
+        f"--out {out}: something else is there and stays there; name another folder, or remove it first. "
+        f"({reason})"
+    )
+
+
+def _is_published(found: DatasetInfo, options: Conversion, workdir: WorkDir) -> bool:
+    # Renamed, or uploaded, in an earlier call that could not clean up any more.
+    if not workdir.is_publishing():
+        return False
+    left = DatasetInfo.find(workdir.data)
+    return left is None or (is_url(options.out) and left == found)
 
 
 def _device(path: Path) -> int:
@@ -150,14 +191,6 @@ def _device(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return path.stat().st_dev
-
-
-def _finished_at(url: str) -> bool:
-    try:
-        return DatasetInfo.find(url) is not None
-    except ValueError:
-        # The mark of one that is being replaced; see _withdraw.
-        return False
 
 
 def _engine(options: Conversion, task: Task) -> Engine:
@@ -171,9 +204,7 @@ def _engine(options: Conversion, task: Task) -> Engine:
 def _layout(
     options: Conversion, sources: list[Source], tokenizer: TokenizerSpec, totals: Totals
 ) -> tuple[DatasetInfo, list[StreamPlan]]:
-    row_tokens = {TRAIN: options.row_tokens}
-    if options.val_fraction:
-        row_tokens[VAL] = options.val_row_tokens
+    row_tokens = options.row_lengths
     if options.split_by_component:
         check_folders(sorted({component for component, _ in totals.counts}))
     plans, streams = [], []
@@ -246,24 +277,42 @@ def _save_tokenizer(tokenizer: TokenizerSpec, workdir: WorkDir) -> None:
     if folder.is_dir():
         return
     shutil.rmtree(aside, ignore_errors=True)
-    tokenizer.tokenizer.save_pretrained(str(aside))
+    try:
+        tokenizer.tokenizer.save_pretrained(str(aside))
+    # The tokenizers library has no error of its own for a file that cannot be written.
+    except Exception as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
     aside.rename(folder)
 
 
-def _withdraw(url: str, workdir: WorkDir) -> None:
+def _withdraw(url: str, options: Conversion, workdir: WorkDir) -> None:
     # From its first new shard on, what was there is no finished dataset any more.
-    if _finished_at(url):
+    if _recheck_out(options, workdir) == "finished":
         folder = workdir.root / "withdrawn"
         folder.mkdir(exist_ok=True)
-        write_whole(folder / DATASET_JSON, b'{"format": "being replaced"}\n')
+        write_whole(folder / DATASET_JSON, _MARK.encode())
         Uploader(folder, url).upload(DATASET_JSON)
 
 
+def _recheck_out(options: Conversion, workdir: WorkDir) -> Literal["absent", "finished"]:
+    # Hours have passed, in which others may have written there.
+    try:
+        return check_out(options)
+    except ValueError as error:
+        raise ConversionError(
+            f"{error} What is finished is kept in {workdir.root}: repeat the command when that is mended."
+        ) from error
+
+
 def _publish(options: Conversion, workdir: WorkDir) -> None:
+    waits = (workdir.data / DATASET_JSON).exists()
+    replaces = waits and _recheck_out(options, workdir) == "finished"
     if not is_url(options.out):
-        workdir.publish(Path(options.out))
+        workdir.publish(options.out_folder, replaces)
         return
     workdir.mark_publishing()
-    if (workdir.data / DATASET_JSON).exists():
+    if waits:
         Uploader(workdir.data, options.out).upload(DATASET_JSON)
     workdir.remove()

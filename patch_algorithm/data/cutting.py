@@ -7,7 +7,8 @@ characters that no token spans. That is shown twice:
 1. Once for each kind of place, such as a letter before a line's end: either the pre-tokenizer divides the
    text there, or the model is a BPE model with no token in its vocabulary that spans the place. Merges on
    either side of such a place know nothing of each other. Other models look for the best division of the
-   whole word, and are cut only where the pre-tokenizer divides.
+   whole word, and are cut only where the pre-tokenizer divides. Where a text has no place of these kinds,
+   a BPE model is asked about single places: those that no token spans, written as the text around is.
 2. For each place that is used, with the text around it: the ids of the two sides have to be those of the
    whole. That covers added tokens, normalizers, and pre-tokenizers that look ahead.
 
@@ -74,7 +75,7 @@ _PLAIN = ("[A-Za-z0-9]", "aZ5")
 _WORD = (r"[^\W_]", "aZ5éя中")
 _LINE_END = ("[\r\n]", "\r\n")
 _SIGN = ("[,.;:!?()、。，；：！？「」]", ",.;:!?()、。，；：！？「」")
-_NO_WORD = r"[^\s\w]"
+_NO_WORD = r"[^\s\w]"  # signs, and marks such as the vowels of Devanagari
 # In the order of preference: where text has lines, they are the surest place.
 _KINDS = (
     _Kind(_PLAIN[0], _LINE_END[0], _PLAIN[1], _LINE_END[1]),
@@ -84,7 +85,11 @@ _KINDS = (
     _Kind("[A-Za-z]", "[0-9]", "aZ", "0123456789"),
     _Kind(_WORD[0], _SIGN[0], _WORD[1], _SIGN[1]),
     _Kind(_NO_WORD, _LINE_END[0], ".;>}。", _LINE_END[1]),
+    _Kind(_NO_WORD, " ", "-.;>}。\u0948\u0903\u0301", " "),
 )
+# What any place looks like that may be asked about by itself. How long a run of white space, or of digits,
+# is divided depends on where it begins, which may be far.
+_ANYWHERE = re.compile(r"(?<=\S)(?=\S| )")
 _BEFORE = ("", "the ", "\n")
 _AFTER = ("", "b", " b", "\n\n1", "  b")
 # What no token of a BPE model begins a word's middle with: spaces and signs, as byte-level and
@@ -145,8 +150,21 @@ class Cutter:
                     carried = self._carried(text, match.start())
                     if carried is not None:
                         return match.start(), carried
+            for match in islice(_ANYWHERE.finditer(text, low, high), _TRIES):
+                carried = self._carried(text, match.start()) if self._is_apart(text, match.start()) else None
+                if carried is not None:
+                    return match.start(), carried
             low, reach = high, 2 * reach
         return None
+
+    def _is_apart(self, text: str, at: int) -> bool:
+        """Whether no token spans a place, whatever the kind."""
+        if self._spanning is None or (text[at - 1].isnumeric() and text[at].isnumeric()):
+            return False
+        reach = self._spanning.longest
+        left, right = text[max(0, at - reach) : at], text[at : at + reach]
+        # The piece after it begins with one character, and what the tokenizer puts before that.
+        return not (self._spanning.at(left, right) or self._spanning.at(left[-1], right))
 
     def _carried(self, text: str, at: int) -> int | None:
         """The ids of the character before ``at``, if the text around can be cut there."""
@@ -167,12 +185,16 @@ class Cutter:
     @cached_property
     def _patterns(self) -> list[re.Pattern[str]]:
         """The kinds of places that hold for this tokenizer, made when the first long text comes."""
-        spanning = _SpanningTokens.of(self._tokenizer)
+        spanning = self._spanning
         return [
             kind.pattern
             for kind in _KINDS
             if _divides(self._tokenizer, kind) or (spanning is not None and not spanning.any(kind))
         ]
+
+    @cached_property
+    def _spanning(self) -> _SpanningTokens | None:
+        return _SpanningTokens.of(self._tokenizer)
 
 
 def _words(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -201,7 +223,7 @@ class _SpanningTokens:
     """The vocabulary of a BPE model, asked for tokens that span a place."""
 
     tokenizer: Tokenizer
-    vocabulary: str  # a token a line: a single search is much faster than one for each token
+    tokens: frozenset[str]
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> _SpanningTokens | None:
@@ -213,7 +235,20 @@ class _SpanningTokens:
             or model.get("end_of_word_suffix")
         ):
             return None
-        return cls(tokenizer, _SEPARATOR.join(model["vocab"]))
+        return cls(tokenizer, frozenset(model["vocab"]))
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple({len(token) for token in self.tokens})
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths, default=0)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        # Joined: a single search is much faster than one for each token.
+        return _SEPARATOR.join(self.tokens)
 
     def any(self, kind: _Kind) -> bool:
         """Whether a token spans a place of the kind, as far as its characters say."""
@@ -226,8 +261,20 @@ class _SpanningTokens:
         rights = "".join(re.escape(form[0]) for form in forms)
         return re.search(f"{left}[{rights}]", self.vocabulary) is not None
 
+    def at(self, left: str, right: str) -> bool:
+        """Whether a token spans the place between two texts."""
+        before, after = "".join(_words(self.tokenizer, left)), self._form(right)
+        if not before or not after:
+            return True
+        both, place = before + after, len(before)
+        return any(
+            both[begin : begin + length] in self.tokens
+            for length in self.lengths
+            for begin in range(max(0, place - length + 1), place)
+        )
+
     def _form(self, right: str) -> str:
-        """How the model sees a character within a word."""
+        """How the model sees a text within a word."""
         before = "".join(_words(self.tokenizer, "a"))
         form = "".join(_words(self.tokenizer, "a" + right))
         return form[len(before) :] if form.startswith(before) else ""

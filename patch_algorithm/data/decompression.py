@@ -57,17 +57,18 @@ def _unzstd(handle: BinaryIO) -> Iterator[bytes]:
 def _ungzip(handle: BinaryIO) -> Iterator[bytes]:
     # Unlike the gzip module's, this one hands out all that can be read of a truncated file.
     member = partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS)
-    return _decompressed(handle, member, zlib.error, "gzip member")
+    # Tapes and block devices pad with zeros; gzip reads past them as well.
+    return _decompressed(handle, member, zlib.error, "gzip member", padding=b"\0")
 
 
 def _decompressed(
-    handle: BinaryIO, begin: Callable[[], Any], failure: type[Exception], part: str
+    handle: BinaryIO, begin: Callable[[], Any], failure: type[Exception], part: str, padding: bytes = b""
 ) -> Iterator[bytes]:
     # Both formats may hold several parts, one after the other.
     current = None
     try:
         while sip := handle.read(_SIP):
-            while sip:
+            while sip := sip if current else sip.lstrip(padding):
                 current = current or begin()
                 if piece := current.decompress(sip):
                     yield piece

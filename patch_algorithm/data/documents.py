@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from patch_algorithm.data.blocks import Block, Row
+from patch_algorithm.data.blocks import Block, Lost, Row
 from patch_algorithm.data.encoding import Encoder, EncodingSpec, UncuttableText
 
 __all__ = [
@@ -211,6 +211,8 @@ class BlockEncoder:
 
     def _row(self, number: int, row: Row) -> _Document | BadDocument:
         text = row.text
+        if isinstance(text, Lost):
+            return BadDocument(number, "damaged row", text.detail)
         if text is None:
             return BadDocument(number, "without text", f"no {self._task.text_field!r}")
         try:

@@ -11,7 +11,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,6 +29,8 @@ _BATCH_CHARACTERS = 1 << 20
 # pieces; one that divides it into words first (GPT-2, GPT-NeoX) is a tenth slower on them.
 _PIECE_AS_WORD = 1 << 14
 _PIECE_OF_WORDS = 1 << 17
+# Six million characters that cannot be cut, such as spaces or digits alone, take up to 1 GB (Llama-2).
+_LONGEST_PIECE = 6_000_000
 # Spaces, case, accents, signs and a line's end: what tokenizers with code of their own treat apart.
 _PROBE = "Hello world, it's  naïve\n\tcafé 1234 😀 x"
 
@@ -81,7 +83,8 @@ class TokenizerSpec:
         """What a worker needs, with or without the tokens at a text's ends.
 
         Raises:
-            ValueError: If a token is asked for that the tokenizer does not have.
+            ValueError: If a token is asked for that the tokenizer does not have, or if it cannot read
+                special tokens as text.
         """
         for asked, token_id, kind in ((eos, self.eos_id, "eos"), (bos, self.bos_id, "bos")):
             if asked and token_id is None:
@@ -89,13 +92,30 @@ class TokenizerSpec:
                     f"the tokenizer {self.name!r} has no {kind.upper()} token; convert with --no-{kind}, or "
                     f"set {kind}_token in its tokenizer_config.json."
                 )
-        return EncodingSpec(
+        spec = EncodingSpec(
             tokenizer_json=self.tokenizer.backend_tokenizer.to_str(),
             eos_id=self.eos_id if eos else None,
             bos_id=self.bos_id if bos else None,
             special_tokens=special_tokens,
             dtype=self.dtype,
         )
+        if special_tokens == "text":
+            self._check_special_tokens_are_text(spec)
+        return spec
+
+    def _check_special_tokens_are_text(self, spec: EncodingSpec) -> None:
+        # A Unigram or WordLevel vocabulary may hold the token as a word like any other.
+        encoder = Encoder(replace(spec, eos_id=None, bos_id=None))
+        for token_id in (self.eos_id, self.bos_id):
+            if token_id is None:
+                continue
+            token = str(self.tokenizer.convert_ids_to_tokens(token_id))
+            if any(token_id in ids for ids in encoder.encode([token, f" a {token} b", f"a{token}b"])):
+                raise ValueError(
+                    f"the tokenizer {self.name!r} reads {token!r} in a text as its special token whatever it "
+                    "is told, so that a document that mentions it would seem to end or begin there. Convert "
+                    "with --special-tokens allow to accept that, or use another tokenizer."
+                )
 
 
 def load_tokenizer(name_or_dir: str) -> TokenizerSpec:
@@ -169,7 +189,11 @@ class Encoder:
     """
 
     def __init__(
-        self, spec: EncodingSpec, *, piece_characters: int | None = None, longest_piece: int = 1 << 21
+        self,
+        spec: EncodingSpec,
+        *,
+        piece_characters: int | None = None,
+        longest_piece: int = _LONGEST_PIECE,
     ) -> None:
         self._tokenizer = tokenizer = Tokenizer.from_str(spec.tokenizer_json)
         tokenizer.no_truncation()

@@ -10,17 +10,22 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from types import TracebackType
 
 from patch_algorithm.data.blocks import Block
 from patch_algorithm.data.documents import BlockEncoder, BlockResult, Task
 
-__all__ = ["Engine", "InProcess", "LocalPool", "RayCluster", "usable_cores"]
+__all__ = ["Engine", "InProcess", "LocalPool", "RayCluster", "WorkerDied", "usable_cores"]
 
 # Blocks beyond one for each worker: a worker that is done finds the next one waiting.
 _AHEAD = 2
 _LONGEST_WAIT = 10.0  # seconds
+
+
+class WorkerDied(RuntimeError):
+    """A block that no worker came to the end of."""
 
 
 class Engine(ABC):
@@ -28,13 +33,29 @@ class Engine(ABC):
 
     Attributes:
         slots: How many blocks may be under way, which bounds the memory that they take.
+        deaths: The errors that workers which have died show themselves by.
     """
 
     slots: int = 1
+    deaths: tuple[type[Exception], ...] = ()
 
     @abstractmethod
     def submit(self, block: Block) -> Future[BlockResult]:
         """Starts work on a block."""
+
+    def result(self, future: Future[BlockResult]) -> BlockResult:
+        """Waits for what comes of a block.
+
+        Raises:
+            WorkerDied: If a worker died over it.
+        """
+        try:
+            return future.result()
+        except self.deaths as error:
+            # Ray's errors are pages long, and hold the one of the worker.
+            reason = getattr(error, "cause", None) or error
+            first = str(reason).strip().partition("\n")[0]
+            raise WorkerDied(f"{type(reason).__name__}: {first}") from error
 
     def __enter__(self) -> Engine:
         """Starts nothing: workers are started when they are needed."""
@@ -72,6 +93,8 @@ class LocalPool(Engine):
         workers: How many processes.
     """
 
+    deaths = (BrokenProcessPool, MemoryError)
+
     def __init__(self, task: Task, workers: int) -> None:
         self.slots = workers + _AHEAD
         self._pool = ProcessPoolExecutor(
@@ -84,7 +107,10 @@ class LocalPool(Engine):
 
     def submit(self, block: Block) -> Future[BlockResult]:
         """Starts work on a block."""
-        return self._pool.submit(_encode, b"", block)
+        try:
+            return self._pool.submit(_encode, b"", block)
+        except BrokenProcessPool as error:
+            return _failed(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -108,11 +134,13 @@ class RayCluster(Engine):
     def __init__(self, task: Task, workers: int | None, address: str) -> None:
         try:
             import ray
+            from ray.exceptions import RayError
         except ImportError as error:
             raise ValueError(
                 "--engine ray needs Ray; install it with `pip install 'patch-algorithm[ray]'`."
             ) from error
         self._ray = ray
+        self.deaths = (RayError,)
         self._ours = not ray.is_initialized()
         try:
             if self._ours:
@@ -130,7 +158,10 @@ class RayCluster(Engine):
 
     def submit(self, block: Block) -> Future[BlockResult]:
         """Starts work on a block; Ray starts it again where a node dies."""
-        return self._encode.remote(self._key, self._task, block).future()
+        try:
+            return self._encode.remote(self._key, self._task, block).future()
+        except self.deaths as error:
+            return _failed(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -138,6 +169,12 @@ class RayCluster(Engine):
         """Leaves the cluster, if it was joined here."""
         if self._ours:
             self._ray.shutdown()
+
+
+def _failed(error: Exception) -> Future[BlockResult]:
+    future: Future[BlockResult] = Future()
+    future.set_exception(error)
+    return future
 
 
 def _knock(address: str) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from patch_algorithm.data.documents import Task
+from patch_algorithm.data.documents import TRAIN, VAL, Task
 from patch_algorithm.data.encoding import TokenizerSpec
 from patch_algorithm.data.engines import usable_cores
+from patch_algorithm.data.packing import StreamPlan
 from patch_algorithm.data.remote import is_url
 from patch_algorithm.data.sources import Reading, Source, TextSource, find_sources
 
@@ -42,7 +43,8 @@ class Conversion:
             cores.
         engine: ``local`` or ``ray``.
         ray_address: The Ray cluster.
-        work_dir: Where unfinished work is kept; beside ``out`` by default.
+        work_dir: Where unfinished work is kept; beside ``out`` by default, and in the current folder for
+            a URL.
         hub_config: The configuration of Hugging Face datasets.
         hub_split: The split of Hugging Face datasets.
         builtin_megabytes: Text of the source ``builtin``, in millions of bytes.
@@ -79,7 +81,7 @@ class Conversion:
     builtin_megabytes: float = 50.0
     block_bytes: int = 2 * 2**20
     unit_bytes: int = 16 * 2**20
-    longest_line: int = 512 * 10**6
+    longest_line: int = 200 * 10**6
     shard_bytes: int = 64 * 2**20
     progress: bool = field(default=True, compare=False)
 
@@ -93,7 +95,7 @@ class Conversion:
             raise _bad("val_fraction", self.val_fraction, "a number from 0 to below 1")
         if self.workers is not None and self.workers < 0:
             raise _bad("workers", self.workers, "a whole number of at least 0")
-        if not self.builtin_megabytes > 0:
+        if not 0 < self.builtin_megabytes < float("inf"):
             raise _bad("builtin_megabytes", self.builtin_megabytes, "a number above 0")
         if not 0 < self.block_bytes <= self.unit_bytes:
             raise _bad("unit_bytes", self.unit_bytes, f"at least block_bytes, {self.block_bytes}")
@@ -117,14 +119,24 @@ class Conversion:
         return Reading(self.text_field, self.block_bytes, self.longest_line)
 
     @property
+    def out_folder(self) -> Path:
+        """Where the dataset shall lie on this machine: behind a link, what the link points to."""
+        return Path(self.out).resolve()
+
+    @property
+    def row_lengths(self) -> dict[str, int]:
+        """Tokens in a row of each split that there is."""
+        lengths = {TRAIN: self.row_tokens}
+        return lengths | {VAL: self.val_row_tokens} if self.val_fraction else lengths
+
+    @property
     def work_folder(self) -> Path:
         """Where unfinished work is kept."""
         if self.work_dir is not None:
             return Path(self.work_dir)
         if is_url(self.out):
             return Path(f".{self.out.rstrip('/').rpartition('/')[2]}.partial")
-        out = Path(self.out).absolute()
-        return out.with_name(f".{out.name}.partial")
+        return self.out_folder.with_name(f".{self.out_folder.name}.partial")
 
     def find_sources(self) -> list[Source]:
         """The sources themselves."""
@@ -144,8 +156,15 @@ class Conversion:
         """What is done with every block.
 
         Raises:
-            ValueError: If the tokenizer lacks a token that is asked for.
+            ValueError: If the tokenizer lacks a token that is asked for, or a row of its tokens does not fit
+                into a shard.
         """
+        for split, length in self.row_lengths.items():
+            try:
+                StreamPlan(split, length, tokenizer.dtype, self.compression, (), self.shard_bytes)
+            except ValueError as error:
+                option = "--row-tokens" if split == TRAIN else "--val-row-tokens"
+                raise ValueError(f"{option} is {length}: {error} Ask for shorter rows.") from error
         return Task(
             tokenizer.encoding(eos=self.eos, bos=self.bos, special_tokens=self.special_tokens),
             self.text_field,
@@ -176,9 +195,12 @@ class Conversion:
         )
         return {
             "format": _PLAN_FORMAT,
-            "out": self.out if is_url(self.out) else Path(self.out).name,
+            "out": self.out if is_url(self.out) else self.out_folder.name,
             "sources": [source.name for source in sources],
             "tokenizer": tokenizer.fingerprint,
+            "eos_id": tokenizer.eos_id,
+            "bos_id": tokenizer.bos_id,
+            "dtype": tokenizer.dtype,
             **{name: getattr(self, name) for name in kept},
         }
 

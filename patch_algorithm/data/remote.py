@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from patch_algorithm.data.workdir import ConversionError
+
 __all__ = ["Uploader", "download", "is_url", "upload"]
 
 _RETRIES = 4
@@ -49,10 +51,22 @@ class Uploader:
             except Exception as error:
                 raise ValueError(f"cannot write to {url!r}: {error}") from error
         self._uploader.local = str(folder)
+        self._url = url
 
     def upload(self, file: str) -> None:
-        """Uploads ``folder/file`` to ``url/file``, replacing what is there."""
-        self._uploader.upload_file(file)
+        """Uploads ``folder/file`` to ``url/file``, replacing what is there.
+
+        Raises:
+            ConversionError: If the object store does not take it, though asked several times.
+        """
+        try:
+            self._uploader.upload_file(file)
+        # Each store has errors of its own.
+        except Exception as error:
+            raise ConversionError(
+                f"{file} could not be uploaded to {self._url}: {error}. What is finished is kept: repeat the "
+                "command to continue."
+            ) from error
 
 
 def upload(file: str | Path, url: str) -> None:

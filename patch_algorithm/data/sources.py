@@ -8,10 +8,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from patch_algorithm.data.blocks import Block, Position, Row, SourceDamage, cut_lines, cut_rows
+from patch_algorithm.data.blocks import Block, Lost, Position, Row, SourceDamage, cut_lines, cut_rows
 from patch_algorithm.data.decompression import DAMAGED, text_pieces
 
 __all__ = [
@@ -32,6 +33,8 @@ HUB_PREFIX = "hf://"
 SUFFIXES: tuple[str, ...] = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet")
 
 _COMPONENT = ("meta", "pile_set_name")
+_TABLE_BUFFER = 2**20
+_TABLE_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Reading:
 
     text_field: str = "text"
     block_bytes: int = 2 * 2**20
-    longest_line: int = 512 * 10**6
+    longest_line: int = 200 * 10**6
 
 
 class Source(ABC):
@@ -121,6 +124,7 @@ class TableSource(_FileSource):
         try:
             rows, total = _table_rows(self.path, start.offset, reading)
         except (pa.ArrowException, OSError) as error:
+            _check_readable(error)
             raise SourceDamage(DAMAGED, f"it cannot be read as Parquet: {error}") from error
         size = self.size() or 0
         for block in cut_rows(rows, start, reading.block_bytes):
@@ -175,7 +179,11 @@ class HubSource(Source):
                 return
             # A lost connection is no bad document: it must not be skipped over.
             except Exception as error:
-                raise OSError(f"the stream broke off: {type(error).__name__}: {error}") from error
+                raise OSError(
+                    f"the stream broke off: {type(error).__name__}: {error}. (If it breaks off there each "
+                    "time, name the dataset's files themselves, .jsonl or .parquet, as the source: bad lines "
+                    "are then named, and can be skipped.)"
+                ) from error
             yield Row(example.get(text_field), _component(example))
 
     def stamp(self) -> dict[str, Any]:
@@ -254,13 +262,14 @@ def find_sources(
                 f"--source {name}: there is no such file or folder, and nothing matches it as a pattern. "
                 f"(A Hugging Face dataset is named OWNER/NAME or {HUB_PREFIX}NAME.)"
             )
-    seen: set[str] = set()
+    seen: set[str | Path] = set()
     for source in found:
         if isinstance(source, HubSource):
             source.open()
-        if source.name in seen:
+        identity = source.path.resolve() if isinstance(source, _FileSource) else source.name
+        if identity in seen:
             raise ValueError(f"--source: {source.name} is named twice; its documents would count double.")
-        seen.add(source.name)
+        seen.add(identity)
     return found
 
 
@@ -300,53 +309,76 @@ def _file_source(file: str) -> Source:
 
 
 def _table_rows(path: Path, skipped: int, reading: Reading) -> tuple[Iterator[Row], int]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(path)
+    # Through a buffer: a row group may be larger than memory, and would be read as a whole otherwise.
+    table = pq.ParquetFile(path, buffer_size=_TABLE_BUFFER, pre_buffer=False)
     schema, footer = table.schema_arrow, table.metadata
     if reading.text_field not in schema.names:
         raise SourceDamage(
             "without text", f"it has no column {reading.text_field!r}, only {', '.join(schema.names)}"
         )
-    groups, total = [], 0
-    for group in range(footer.num_row_groups):
-        rows = footer.row_group(group).num_rows
-        total += rows
-        if total <= skipped:
-            continue
-        if not groups:
-            skipped -= total - rows
-        groups.append(group)
-    text_bytes = sum(footer.row_group(group).total_byte_size for group in groups)
-    at_once = max(1, min(1024, reading.block_bytes * max(1, footer.num_rows) // max(1, text_bytes)))
+    groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
-    def rows_of_batches() -> Iterator[Row]:
+    def rows() -> Iterator[Row]:
         before = skipped
-        columns = [reading.text_field, ".".join(_COMPONENT)]
-        try:
-            for batch in table.iter_batches(batch_size=at_once, row_groups=groups, columns=columns):
-                yield from _batch_rows(batch.slice(min(before, len(batch))), reading.text_field)
-                before -= min(before, len(batch))
-        except (pa.ArrowException, OSError) as error:
-            raise SourceDamage(DAMAGED, f"it cannot be read as Parquet: {error}") from error
+        for group, size in enumerate(groups):
+            if before < size:
+                yield from islice(_group_rows(table, group, reading), before, None)
+            before -= min(before, size)
 
-    return (rows_of_batches() if groups else iter(())), total
+    return rows(), sum(groups)
+
+
+def _group_rows(table: Any, group: int, reading: Reading) -> Iterator[Row]:
+    # From its first row, whatever was read before: rows are read in the same batches again, so that the
+    # same ones are lost with a damaged page.
+    import pyarrow as pa
+
+    footer = table.metadata.row_group(group)
+    row_bytes = max(1, footer.total_byte_size // max(1, footer.num_rows))
+    at_once = max(1, min(_TABLE_BATCH, reading.block_bytes // row_bytes))
+    columns = [reading.text_field, ".".join(_COMPONENT)]
+    whole, why = 0, "its row group is shorter than the file says"
+    try:
+        for batch in table.iter_batches(batch_size=at_once, row_groups=[group], columns=columns):
+            yield from _batch_rows(batch, reading.text_field)
+            whole += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        _check_readable(error)
+        why = f"its row group cannot be read as Parquet from there on: {error}"
+    for _ in range(footer.num_rows - whole):
+        yield Row(Lost(why, row_bytes))
+
+
+def _check_readable(error: Exception) -> None:
+    """Raises what the system says of a file; what Arrow itself says of its content has no number."""
+    if isinstance(error, OSError) and error.errno:
+        raise error
 
 
 def _batch_rows(batch: Any, text_field: str) -> Iterator[Row]:
     import pyarrow as pa
 
-    texts = batch.column(text_field)
-    # As bytes: that the text of a table is UTF-8 is nothing but a claim.
+    labels: list[Any] = [None] * len(batch)
+    field, name = _COMPONENT
+    meta = batch.column(field) if field in batch.schema.names else None
+    if meta is not None and pa.types.is_struct(meta.type) and meta.type.get_field_index(name) >= 0:
+        labels = _as_bytes(meta.flatten()[meta.type.get_field_index(name)]).to_pylist()
+    for text, label in zip(_as_bytes(batch.column(text_field)).to_pylist(), labels, strict=True):
+        yield Row(text, (label.decode(errors="replace") or None) if isinstance(label, bytes) else None)
+
+
+def _as_bytes(column: Any) -> Any:
+    """Strings as bytes: that they are UTF-8 in a table is nothing but a claim."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     for kind, as_bytes in ((pa.string(), pa.binary()), (pa.large_string(), pa.large_binary())):
-        if texts.type == kind:
-            texts = texts.cast(as_bytes)
-    labels = [None] * len(batch)
-    if _COMPONENT[0] in batch.schema.names:
-        labels = batch.column(_COMPONENT[0]).to_pylist()
-    for text, meta in zip(texts.to_pylist(), labels, strict=True):
-        yield Row(text, _component({_COMPONENT[0]: meta}))
+        if column.type == kind:
+            return column.cast(as_bytes)
+    return column
 
 
 def _component(example: Mapping[str, Any]) -> str | None:

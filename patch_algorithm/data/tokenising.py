@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from patch_algorithm.data.blocks import Block, Position, SourceDamage
 from patch_algorithm.data.documents import EXAMPLES, BadDocument, BlockResult, Counts
-from patch_algorithm.data.engines import Engine
+from patch_algorithm.data.engines import Engine, WorkerDied
 from patch_algorithm.data.progress import TokenisingBar
 from patch_algorithm.data.sources import Reading, Source
 from patch_algorithm.data.workdir import ConversionError, SourceEnd, TokenRun, UnitRecord, WorkDir
@@ -88,7 +87,7 @@ class Tokenising:
         self._start_engine = start_engine
         self._bar = bar
         self._failures: list[tuple[tuple[int, int, int], BadDocument]] = []
-        self._under_way: dict[Future[BlockResult], tuple[_Unit, int]] = {}
+        self._under_way: dict[Future[BlockResult], tuple[Engine, _Unit, int]] = {}
         self._warned = 0
         self._changed = False
 
@@ -110,7 +109,7 @@ class Tokenising:
                         self._collect()
                     if self._failures:
                         break
-                    self._under_way[engine.submit(block)] = (unit, index)
+                    self._under_way[engine.submit(block)] = (engine, unit, index)
             except ConversionError as error:
                 damage = error
             # What is under way stands before what failed, or is finished anyway.
@@ -237,13 +236,13 @@ class Tokenising:
     def _collect(self) -> None:
         done, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
         for future in done:
-            unit, index = self._under_way.pop(future)
+            engine, unit, index = self._under_way.pop(future)
             try:
-                result = future.result()
-            except BrokenProcessPool as error:
+                result = engine.result(future)
+            except WorkerDied as error:
                 raise ConversionError(
-                    "a worker process has died, perhaps for want of memory. What is finished is kept: repeat "
-                    "the command to continue, with fewer --workers if memory is short."
+                    f"a worker has died, perhaps for want of memory ({error}). What is finished is kept: "
+                    "repeat the command to continue, with fewer --workers if memory is short."
                 ) from error
             unit.results[index] = result
             if result.error is not None:

@@ -8,6 +8,8 @@
     units/00000/000000.json     its record; the unit is finished when this is there
     units/00000/end.json        how many units the source has; written at its end
     data/                       the dataset, before it is renamed to where it shall lie
+    uploaded/                   a mark for each shard that is in an object store
+    publishing                  the plan once more; the dataset is finished, and only its place is wanting
 """
 
 from __future__ import annotations
@@ -37,6 +39,11 @@ __all__ = [
     "no_room_told",
     "write_whole",
 ]
+
+_PLAN_KEYS = {"format", "out", "sources", "tokenizer"}
+_FOLDERS = ("units", "uploaded", "data", "replaced", "withdrawn", "tokenizer")
+# Without a plan there is nothing else of ours.
+_BESIDE_PLAN = {"lock", "publishing", "plan.json.partial"}
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -139,6 +146,25 @@ class WorkDir:
         self.data = root / "data"
         self._dtype = np.dtype(dtype).newbyteorder("<")
 
+    def check_ours(self) -> None:
+        """Makes sure that nobody else keeps things here, which our own would be mixed with.
+
+        Raises:
+            ValueError: If somebody does.
+        """
+        if not self.root.exists() or _is_plan(read_json(self.root / "plan.json")):
+            return
+        if not self.root.is_dir() or {path.name for path in self.root.iterdir()} - _BESIDE_PLAN:
+            raise ValueError(
+                f"unfinished work would be kept in {self.root}, where something else is; name a folder that "
+                "is empty or not there yet with --work-dir."
+            )
+
+    def is_for(self, out: str) -> bool:
+        """Whether there is unfinished work whose dataset shall lie at this URL."""
+        plan = read_json(self.root / "plan.json") or read_json(self.root / "publishing")
+        return _is_plan(plan) and plan["out"] == out
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other conversions out.
@@ -172,10 +198,10 @@ class WorkDir:
         Raises:
             ConversionError: If there is work by another plan.
         """
-        found = read_json(self.root / "plan.json")
+        found = read_json(self.root / "plan.json") or read_json(self.root / "publishing")
         if found == plan:
             return True
-        if isinstance(found, Mapping) and not anew:
+        if _is_plan(found) and not anew:
             differences = [
                 f"{key} is {_short(found.get(key))} there and {_short(plan.get(key))} here"
                 for key in sorted({*found, *plan})
@@ -185,8 +211,7 @@ class WorkDir:
                 f"{self.root} holds the unfinished work of another conversion: {'; '.join(differences)}. "
                 "Repeat the command that began it to continue it, or add --overwrite to throw it away."
             )
-        if found is not None:
-            (self.root / "publishing").unlink(missing_ok=True)
+        (self.root / "publishing").unlink(missing_ok=True)
         self.drop_data()
         shutil.rmtree(self.root / "units", ignore_errors=True)
         write_whole(self.root / "plan.json", dump_json(plan))
@@ -235,38 +260,50 @@ class WorkDir:
 
     def drop_data(self) -> None:
         """Removes what was packed of units that have changed since."""
-        for name in ("data", "uploaded"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
+        for name in ("uploaded", "data"):
+            if (self.root / name).exists():
+                # Half removed, it would be taken for whole by the command that began it.
+                aside = self.root / f"{name}.partial"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.root / name).rename(aside)
+                shutil.rmtree(aside, ignore_errors=True)
 
     def is_publishing(self) -> bool:
         """Whether the dataset is finished, and perhaps at its place already."""
-        return (self.root / "publishing").exists()
+        return _is_plan(read_json(self.root / "publishing"))
 
     def mark_publishing(self) -> None:
         """Notes that the dataset is finished and only its place is wanting."""
-        (self.root / "publishing").touch()
+        if not self.is_publishing():
+            write_whole(self.root / "publishing", (self.root / "plan.json").read_bytes())
 
-    def publish(self, out: Path) -> None:
-        """Renames the finished dataset to where it shall lie, in place of an older one; then cleans up."""
+    def publish(self, out: Path, replaces: bool) -> None:
+        """Renames the finished dataset to where it shall lie; then cleans up.
+
+        Args:
+            out: Where it shall lie.
+            replaces: Whether an older one is there; otherwise there is at most an empty folder.
+        """
         self.mark_publishing()
         if self.data.is_dir():
-            if out.exists():
+            if replaces:
+                shutil.rmtree(self.root / "replaced", ignore_errors=True)
                 out.rename(self.root / "replaced")
             out.parent.mkdir(parents=True, exist_ok=True)
             self.data.rename(out)
         self.remove()
 
     def remove(self) -> None:
-        """Removes the folder; last what tells that the conversion was finished."""
-        for path in self.root.iterdir():
-            if path.is_dir():
+        """Removes all that is ours, last what tells that the conversion was finished; then the folder."""
+        for name in _FOLDERS:
+            for path in (self.root / name, self.root / f"{name}.partial"):
                 shutil.rmtree(path, ignore_errors=True)
-        for name in ("plan.json", "lock", "publishing"):
+        for name in ("plan.json.partial", "publishing.partial", "plan.json", "lock", "publishing"):
             (self.root / name).unlink(missing_ok=True)
-        self.root.rmdir()
+        self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
-        """Removes what a conversion leaves that is killed in its very last moment."""
+        """Removes the folder, which is also what a conversion leaves that is killed in its last moment."""
         if self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()
 
@@ -307,13 +344,17 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; ``None`` where there is no whole one."""
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
 def dump_json(value: Any) -> bytes:
     """JSON to be read by people as well."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _is_plan(value: object) -> bool:
+    return isinstance(value, Mapping) and value.keys() >= _PLAN_KEYS
 
 
 def _short(value: object) -> str:

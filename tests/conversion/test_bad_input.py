@@ -222,6 +222,8 @@ def test_bad_options(source: Path, tokenizer: Path, tmp_path: Path) -> None:
         ({"val_fraction": 1.0}, "--val-fraction is 1.0"),
         ({"val_fraction": float("nan")}, "--val-fraction is nan"),
         ({"workers": -1}, "--workers is -1"),
+        ({"builtin_megabytes": float("inf")}, "--builtin-megabytes is inf; expected a number above 0"),
+        ({"builtin_megabytes": float("nan")}, "--builtin-megabytes is nan"),
         ({"on_error": "ignore"}, "--on-error is 'ignore'; expected stop or skip"),
         ({"compression": "gz"}, "--compression is 'gz'"),
         ({"engine": "ray"}, "--workers is 0; expected at least 1 on a Ray cluster"),
@@ -239,9 +241,31 @@ def test_a_text_that_cannot_be_cut(source: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(documents_module, "Encoder", short)
     found = [{"text": text} for text in ("good", "y" * 300, "good", "z" * 400, "good")]
     source.write_bytes(lines(found) + b"{\n")
+    asked = {"row_tokens": 2, "special_tokens": "allow"}
     with pytest.raises(ConversionError, match=r"a\.jsonl, line 2: text without a place to cut"):
-        run([source], tmp_path / "whole", tmp_path / "out", row_tokens=2)
-    report = run([source], tmp_path / "whole", tmp_path / "out", row_tokens=2, on_error="skip")
+        run([source], tmp_path / "whole", tmp_path / "out", **asked)
+    report = run([source], tmp_path / "whole", tmp_path / "out", on_error="skip", **asked)
     assert report.info.skipped == {"not JSON": 1, "text without a place to cut": 2}
     assert [bad.number for _, bad in report.examples] == [2, 4, 6]
     assert stream_tokens(tmp_path / "out", "train").tolist() == [1, 2] * 3
+
+
+def test_a_row_that_fits_no_shard(source: Path, tokenizer: Path, tmp_path: Path) -> None:
+    source.write_bytes(lines(documents(50)))
+    for changes, words in (
+        ({"row_tokens": 40_000_000}, "--row-tokens is 40000000: a row of .* does not fit into a shard"),
+        ({"val_row_tokens": 9_000, "val_fraction": 0.1}, "--val-row-tokens is 9000: .* Ask for shorter rows"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run([source], tokenizer, tmp_path / "out", **changes)
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_no_room_for_the_tokenizer(source: Path, tokenizer: Path, tmp_path: Path) -> None:
+    source.write_bytes(lines(documents(60)))
+    limit = (tokenizer / "tokenizer.json").stat().st_size - 1000
+    small = options([source], tokenizer, tmp_path / "out", shard_bytes=1 << 12, unit_bytes=1 << 12)
+    code, said = in_child(small, file_limit=limit)
+    assert code == 0
+    assert "ConversionError: no room is left to write in" in said
+    assert (tmp_path / ".out.partial" / "data" / "train" / "index.json").exists()

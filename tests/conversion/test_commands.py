@@ -135,3 +135,13 @@ def test_info_and_cat(converted: Path) -> None:
     assert result.output.startswith(documents(seed=0)[0]["text"][:20])
     assert command("cat", converted, "--row", 10**6).exit_code == 2
     assert command("info", converted / "none").exit_code == 2
+
+
+def test_a_report_that_could_not_be_written(source: Path, tokenizer: Path, tmp_path: Path) -> None:
+    before = files(tmp_path)
+    asked = ["--source", source, "--tokenizer", tokenizer, "--out", tmp_path / "out", "--row-tokens", 64]
+    for report in (tmp_path / "none" / "report.json", tmp_path):
+        result = command("convert", *asked, "--workers", 0, "--report", report)
+        assert result.exit_code == 2
+        assert f"--report {report}: expected a file in a folder that is there." in result.output
+    assert files(tmp_path) == before

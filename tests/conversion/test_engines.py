@@ -7,17 +7,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
-from patch_algorithm.data import conversion
+from patch_algorithm.data import conversion, engines
 from patch_algorithm.data.blocks import Block, Position
 from patch_algorithm.data.conversion import ConversionError
 from patch_algorithm.data.documents import BlockResult, Task
 from patch_algorithm.data.encoding import load_tokenizer
-from patch_algorithm.data.engines import Engine, InProcess, LocalPool
+from patch_algorithm.data.engines import Engine, InProcess, LocalPool, _failed
 from tests.conversion.support import documents, files, lines, options, run
 
 
@@ -109,7 +111,7 @@ def test_a_worker_that_dies_leaves_work_to_continue(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "_engine", lambda options, task: Dying(task, 1))
-        with pytest.raises(ConversionError, match="a worker process has died"):
+        with pytest.raises(ConversionError, match="a worker has died"):
             run(pile, tokenizer, tmp_path / "out", val_fraction=0.1)
     run(pile, tokenizer, tmp_path / "out", val_fraction=0.1)
     assert files(tmp_path / "out") == files(converted)
@@ -119,6 +121,10 @@ def test_without_a_ray_cluster(pile: list[Path], tokenizer: Path, tmp_path: Path
     pytest.importorskip("ray", reason="needs the extra 'ray'")
     with pytest.raises(ValueError, match=r"no Ray cluster at '127\.0\.0\.1:1'.*ray start --head"):
         run(pile, tokenizer, tmp_path / "out", engine="ray", workers=2, ray_address="127.0.0.1:1")
+
+
+def _without_memory(*args: object) -> None:
+    raise MemoryError("none is left")
 
 
 @pytest.mark.slow
@@ -147,6 +153,10 @@ def test_a_ray_cluster_of_two_nodes_gives_the_same_bytes(
         assert report.encoded.documents < 240
         for split in ("train", "val"):
             assert files(tmp_path / "continued" / split) == files(converted / split)
+        # Whatever goes wrong in a worker comes as Ray's own error.
+        monkeypatch.setattr(engines, "_encode_on_ray", _without_memory)
+        with pytest.raises(ConversionError, match=r"a worker has died.*MemoryError: none is left\)"):
+            run(pile, tokenizer, tmp_path / "third", **asked)
     finally:
         cluster.shutdown()
         shutil.rmtree(folder)
@@ -166,3 +176,45 @@ def test_an_engine_is_left_whatever_happens() -> None:
     with pytest.raises(KeyError), engine:
         raise KeyError
     assert engine.left
+
+
+class Killed(LocalPool):
+    """Its workers are dead before the next block is handed out."""
+
+    def submit(self, block: Block) -> Future[BlockResult]:
+        with pytest.raises(BrokenProcessPool):
+            self._pool.submit(os._exit, 1).result()
+        return super().submit(block)
+
+
+class FullOfMemory(InProcess):
+    """A worker that has no memory left for one of its blocks, as Ray tells it."""
+
+    deaths = (RuntimeError,)
+
+    def submit(self, block: Block) -> Future[BlockResult]:
+        if block.start.number < 200:
+            return super().submit(block)
+        error = RuntimeError("\x1b[36mray::_encode()\n  File 1, line 2\n")
+        error.cause = MemoryError("no memory\nis left")  # type: ignore[attr-defined]
+        return _failed(error)
+
+
+@pytest.mark.parametrize(
+    ("dead", "words"),
+    [
+        (lambda task: Killed(task, 1), "BrokenProcessPool: A "),
+        (FullOfMemory, r"MemoryError: no memory\)"),
+    ],
+)
+def test_why_a_worker_has_died_is_told(
+    dead: Callable[[Task], Engine],
+    words: str,
+    pile: list[Path],
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conversion, "_engine", lambda options, task: dead(task))
+    with pytest.raises(ConversionError, match=rf"a worker has died.*{words}.*repeat the command"):
+        run(pile, tokenizer, tmp_path / "out")

@@ -134,7 +134,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1").save_pretrained(tmp_path / "words")
     source = tmp_path / "a.jsonl"
     source.write_bytes(lines([{"text": "w65536 w2"}, {"text": "w65535"}]))
-    run([source], tmp_path / "words", tmp_path / "out", row_tokens=5)
+    run([source], tmp_path / "words", tmp_path / "out", row_tokens=5, special_tokens="allow")
     assert DatasetInfo.read(tmp_path / "out").dtype == "uint32"
     tokens = stream_tokens(tmp_path / "out", "train")
     assert tokens.dtype == np.uint32

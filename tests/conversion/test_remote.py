@@ -9,10 +9,15 @@ from typing import Any
 
 import boto3
 import pytest
+from boto3.exceptions import S3UploadFailedError
+from streaming.base.storage.download import CloudDownloader
+from streaming.base.storage.upload import S3Uploader
 
+from patch_algorithm.data import conversion
 from patch_algorithm.data.conversion import ConversionError, convert
 from patch_algorithm.data.dataset_info import DatasetInfo
 from patch_algorithm.data.remote import Uploader
+from patch_algorithm.data.workdir import WorkDir
 from tests.conversion.support import files, options
 from tests.loader.store import BUCKET, serving
 
@@ -43,8 +48,8 @@ def objects(store: Any, name: str) -> dict[str, bytes]:
 
 
 def run(pile: list[Path], tokenizer: Path, name: str, **changes: Any) -> int:
-    conversion = options(pile, tokenizer, Path("unset"), val_fraction=0.1, shard_bytes=SHARD, **changes)
-    report = convert(replace(conversion, out=f"s3://{BUCKET}/{name}"))
+    asked = options(pile, tokenizer, Path("unset"), val_fraction=0.1, shard_bytes=SHARD, **changes)
+    report = convert(replace(asked, out=f"s3://{BUCKET}/{name}"))
     return report.encoded.documents
 
 
@@ -119,11 +124,114 @@ def test_one_that_is_being_replaced_is_not_taken_for_a_finished_one(
 
 
 def test_a_bucket_that_is_not_there(pile: list[Path], tokenizer: Path, work: Path) -> None:
-    conversion = options(pile, tokenizer, Path("unset"))
+    asked = options(pile, tokenizer, Path("unset"))
     for out, words in (
         ("s3://none/out", "cannot write to 's3://none/out'"),
         ("ftp://a/b", "cannot write to"),
     ):
         with pytest.raises(ValueError, match=words):
-            convert(replace(conversion, out=out))
+            convert(replace(asked, out=out))
     assert list(work.iterdir()) == []
+
+
+def put(store: Any, key: str, content: bytes) -> None:
+    store.put_object(Bucket=BUCKET, Key=key, Body=content)
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("train/index.json", b'{"version": 2, "shards": []}'),
+        ("val/index.json", b'{"version": 2, "shards": []}'),
+        ("dataset.json", b'{"format": 7}'),
+        ("dataset.json", b"["),
+    ],
+)
+def test_something_else_is_left_alone(
+    key: str, content: bytes, store: Any, pile: list[Path], tokenizer: Path, work: Path
+) -> None:
+    name = f"else-{abs(hash((key, content)))}"
+    put(store, f"{name}/{key}", content)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="something else is there and stays there"):
+            run(pile, tokenizer, name, overwrite=overwrite)
+    assert objects(store, name) == {key: content}
+    assert list(work.iterdir()) == []
+
+
+def test_what_cannot_be_read_is_not_taken_for_absent(
+    store: Any, pile: list[Path], tokenizer: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(pile[:1], tokenizer, "unread")
+    before = objects(store, "unread")
+
+    def fail(url: str, path: str) -> None:
+        raise TimeoutError(f"{url} to {path}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CloudDownloader, "direct_download", fail)
+        with pytest.raises(ValueError, match=r"s3://rows/unread/dataset\.json cannot be read"):
+            run(pile, tokenizer, "unread")
+    assert objects(store, "unread") == before
+    assert list(work.iterdir()) == []
+
+
+def test_the_later_of_two_conversions_does_not_replace_the_earlier(
+    store: Any, pile: list[Path], tokenizer: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = conversion._layout
+
+    def hooked(*args: Any) -> Any:
+        monkeypatch.setattr(conversion, "_layout", layout)
+        run(pile[:1], tokenizer, "both", work_dir=str(work / "other"))
+        return layout(*args)
+
+    monkeypatch.setattr(conversion, "_layout", hooked)
+    with pytest.raises(ConversionError, match=r"is a finished dataset already.* repeat the command"):
+        run(pile, tokenizer, "both")
+    assert len(DatasetInfo.read(f"s3://{BUCKET}/both").sources) == 1
+    assert run(pile, tokenizer, "both", overwrite=True) == 0
+    assert len(DatasetInfo.read(f"s3://{BUCKET}/both").sources) == 2
+
+
+def test_killed_when_all_is_uploaded(
+    store: Any,
+    pile: list[Path],
+    tokenizer: Path,
+    local: dict[str, bytes],
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(self: WorkDir) -> None:
+        raise KeyboardInterrupt(str(self.root))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkDir, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(pile, tokenizer, "last")
+    with pytest.raises(ConversionError, match="of another conversion"):
+        run(pile[:1], tokenizer, "last")
+    assert run(pile, tokenizer, "last") == 0
+    assert objects(store, "last") == local
+    assert list(work.iterdir()) == []
+
+
+def test_an_upload_that_fails(
+    store: Any,
+    pile: list[Path],
+    tokenizer: Path,
+    local: dict[str, bytes],
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: S3Uploader, filename: str) -> None:
+        raise S3UploadFailedError(f"{filename}: no answer from {self.remote}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Uploader, "upload_file", fail)
+        with pytest.raises(
+            ConversionError, match=r"shard.*could not be uploaded.*no answer.*repeat the command"
+        ):
+            run(pile, tokenizer, "failing")
+    assert run(pile, tokenizer, "failing") == 0
+    assert objects(store, "failing") == local

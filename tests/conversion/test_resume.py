@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from patch_algorithm.data import conversion
 from patch_algorithm.data.conversion import ConversionError
+from patch_algorithm.data.dataset_info import DatasetInfo
+from patch_algorithm.data.encoding import load_tokenizer
 from patch_algorithm.data.workdir import WorkDir
 from tests.conversion.support import documents, files, in_child, lines, options, run
 
@@ -88,7 +91,12 @@ def test_killed_at_the_very_last_moment(
 def test_killed_at_some_moments(
     pile: list[Path], tokenizer: Path, converted: Path, changes: int, tmp_path: Path
 ) -> None:
-    moments = [random.Random(0).randrange(30, changes // 3), "shard.00003", "train/.index", "publishing"]
+    moments = [
+        random.Random(0).randrange(30, changes // 3),
+        "shard.00003",
+        "train/.index",
+        "publishing.partial",
+    ]
     there = check_killed_at([*moments, changes - 2], pile, tokenizer, converted, tmp_path)
     assert 0 < there[0] < DOCUMENTS
     assert there[1:] == [DOCUMENTS] * 3 + [0]
@@ -322,3 +330,114 @@ def test_two_conversions_do_not_share_a_folder(pile: list[Path], tokenizer: Path
     ):
         run(pile, tokenizer, out)
     run(pile, tokenizer, out)
+
+
+def appearing(monkeypatch: pytest.MonkeyPatch, appear: Callable[[], object]) -> None:
+    """Has something happen when everything is tokenised."""
+    layout = conversion._layout
+
+    def hooked(*args: Any) -> Any:
+        monkeypatch.setattr(conversion, "_layout", layout)
+        appear()
+        return layout(*args)
+
+    monkeypatch.setattr(conversion, "_layout", hooked)
+
+
+def test_a_work_folder_in_which_something_else_is(
+    pile: list[Path], tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    source = home / "data" / "pile.jsonl"
+    source.write_bytes(pile[0].read_bytes())
+    monkeypatch.chdir(home)
+    before = files(home)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="where something else is; name a folder"):
+            run([source], tokenizer, home / "out", work_dir=".", overwrite=overwrite)
+        with pytest.raises(ValueError, match="where something else is; name a folder"):
+            run([source], tokenizer, home / "out", work_dir=str(source), overwrite=overwrite)
+    assert files(home) == before
+    # What comes there afterwards is left as well.
+    work = tmp_path / "work"
+    appearing(monkeypatch, lambda: (work / "thesis").mkdir())
+    run([source], tokenizer, work / "out", work_dir=str(work))
+    assert sorted(path.name for path in work.iterdir()) == ["out", "thesis"]
+
+
+def test_what_appears_during_the_conversion_is_left(
+    pile: list[Path], tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, second = tmp_path / "out", {"work_dir": str(tmp_path / "second"), "row_tokens": 64}
+    appearing(monkeypatch, lambda: run(pile[:1], tokenizer, out, **second))
+    with pytest.raises(ConversionError, match=r"is a finished dataset already.* repeat the command"):
+        run(pile, tokenizer, out)
+    assert DatasetInfo.read(out).row_tokens == {"train": 64}
+    report = run(pile, tokenizer, out, overwrite=True)
+    assert report.encoded.documents == 0
+    assert DatasetInfo.read(out).row_tokens == {"train": 32}
+
+    out = tmp_path / "thesis"
+    appearing(monkeypatch, lambda: shutil.copytree(tokenizer, out))
+    with pytest.raises(ConversionError, match=r"something else is there.* repeat the command"):
+        run(pile, tokenizer, out, overwrite=True)
+    assert files(out) == files(tokenizer)
+    shutil.rmtree(out)
+    assert run(pile, tokenizer, out).encoded.documents == 0
+
+
+@pytest.mark.parametrize("content", ['{"mine": 1}', '{"format": 7}', "[", "[]"])
+def test_another_dataset_json_is_something_else(
+    content: str, pile: list[Path], tokenizer: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match="something else is there"):
+        run(pile, tokenizer, tmp_path / "out", overwrite=True)
+    assert files(tmp_path) == {"out/dataset.json": content.encode()}
+
+
+def test_another_end_of_sequence_is_another_conversion(
+    pile: list[Path], tokenizer: Path, tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(tokenizer, tmp_path / "tokenizer"))
+    out = tmp_path / "out"
+    stopped_half_way(pile, changed, out)
+    loaded = load_tokenizer(str(changed)).tokenizer
+    loaded.eos_token = loaded.pad_token
+    loaded.save_pretrained(str(changed))
+    with pytest.raises(ConversionError, match=r"eos_id is \d there and \d here"):
+        run([pile[0], tmp_path / "bad.jsonl"], changed, out, val_fraction=0.1)
+
+
+@pytest.mark.parametrize("changes_left", [2, 3, 4])
+def test_killed_while_cleaning_up_another_conversion_does_not_claim_it(
+    changes_left: int, pile: list[Path], tokenizer: Path, changes: int, converted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = options(pile, tokenizer, out, val_fraction=0.1)
+    assert in_child(asked, kill_at=changes - changes_left)[0] == -signal.SIGKILL
+    assert (partial(out) / "publishing").exists()
+    with pytest.raises(ValueError, match="of another conversion: row_tokens is 32 there and 64 here"):
+        run(pile, tokenizer, out, row_tokens=64, val_fraction=0.1)
+    if changes_left == 2:
+        # Both names are gone but one.
+        assert not (partial(out) / "plan.json").exists()
+        report = run(pile, tokenizer, out, row_tokens=64, val_fraction=0.1, overwrite=True)
+        assert report.encoded.documents == DOCUMENTS
+        assert report.info.row_tokens["train"] == 64
+    else:
+        assert run(pile, tokenizer, out, val_fraction=0.1).encoded.documents == 0
+        assert files(out) == files(converted)
+    assert not partial(out).exists()
+
+
+def test_a_link_to_an_empty_folder(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk" / "out"
+    disk.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(disk)
+    run(pile, tokenizer, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (disk / "dataset.json").exists()
+    assert [path.name for path in disk.parent.iterdir()] == ["out"]

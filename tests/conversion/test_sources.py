@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from patch_algorithm.data.blocks import Position
+from patch_algorithm.data.blocks import Lost, Position, Row
 from patch_algorithm.data.sources import LineSource, Reading, Source, TableSource, TextSource, find_sources
 from tests.conversion.support import documents, files, lines, run
 
@@ -39,16 +39,28 @@ def table(path: Path, found: list[dict[str, Any]] = FOUND, **options: Any) -> No
     pq.write_table(columns, path, **options)
 
 
+def not_utf8(texts: list[bytes]) -> pa.Array:
+    """Strings, as far as the table says."""
+    return pa.array(texts, pa.binary()).view(pa.string())
+
+
 def write(folder: Path, kind: str) -> Path:
     data = lines(FOUND)
     folder.mkdir(exist_ok=True)
-    path = folder / {"zst": "a.jsonl.zst", "gz": "a.jsonl.gz", "long": "a.jsonl.zst"}.get(kind, "a.jsonl")
+    path = folder / {
+        "zst": "a.jsonl.zst",
+        "long": "a.jsonl.zst",
+        "gz": "a.jsonl.gz",
+        "padded": "a.jsonl.gz",
+    }.get(kind, "a.jsonl")
     if kind == "zst":
         path.write_bytes(frames(data, write_checksum=True))
     elif kind == "long":
         path.write_bytes(long_window(data))
     elif kind == "gz":
         path.write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]))
+    elif kind == "padded":
+        path.write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]) + bytes(10_000))
     elif kind == "parquet":
         table(path := folder / "a.parquet", row_group_size=70)
     elif kind == "crlf":
@@ -69,7 +81,7 @@ def streams(out: Path) -> dict[str, bytes]:
     return {name: data for name, data in files(out).items() if name != "dataset.json"}
 
 
-@pytest.mark.parametrize("kind", ["zst", "long", "gz", "parquet", "crlf"])
+@pytest.mark.parametrize("kind", ["zst", "long", "gz", "padded", "parquet", "crlf"])
 def test_every_kind_of_file_gives_the_same_rows(
     kind: str, plain: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +144,60 @@ def test_bad_rows_of_tables(tokenizer: Path, tmp_path: Path) -> None:
     assert report.info.skipped == {"broken UTF-8": 1, "without text": 1}
 
 
+def test_labels_and_dictionaries_of_tables_that_are_not_utf8(tokenizer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    labels = pa.StructArray.from_arrays([not_utf8([b"ArXiv", b"\xff", b""])], ["pile_set_name"])
+    texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), not_utf8([b"good text " * 9, b"caf\xe9"]))
+    pq.write_table(pa.table({"text": texts, "meta": labels}), path)
+    (block,) = TableSource(path).blocks(Position(), READING)
+    assert [row.component for row in block.data if isinstance(row, Row)] == ["ArXiv", "\ufffd", None]
+    with pytest.raises(ValueError, match=r"a\.parquet, row 2: broken UTF-8"):
+        run([path], tokenizer, tmp_path / "out")
+    report = run([path], tokenizer, tmp_path / "out", on_error="skip")
+    assert report.info.skipped == {"broken UTF-8": 1}
+
+
+def test_only_the_rest_of_a_damaged_row_group_is_lost(tokenizer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    found = documents(5000)
+    options: dict[str, Any] = {"use_dictionary": False, "compression": "zstd", "data_page_size": 1 << 12}
+    table(path, found, row_group_size=500, write_batch_size=20, **options)
+    column = pq.ParquetFile(path).metadata.row_group(3).column(0)
+    data = bytearray(path.read_bytes())
+    place = column.data_page_offset + column.total_compressed_size // 2
+    data[place : place + 2000] = b"x" * 2000
+    path.write_bytes(data)
+    rows = [row for block in TableSource(path).blocks(Position(), READING) for row in block.data]
+    lost = [number for number, row in enumerate(rows, 1) if isinstance(row, Row) and isinstance(row[0], Lost)]
+    assert 1600 < lost[0] < 1900
+    assert lost == list(range(lost[0], 2001))
+    check_reading_goes_on(TableSource(path))
+    with pytest.raises(
+        ValueError, match=rf"a\.parquet, row {lost[0]}: damaged row \(its row group cannot be"
+    ):
+        run([path], tokenizer, tmp_path / "out")
+    report = run([path], tokenizer, tmp_path / "out", on_error="skip")
+    assert report.info.skipped == {"damaged row": len(lost)}
+    assert sum(splits["train"].documents for splits in report.info.components.values()) == 5000 - len(lost)
+
+
+def test_a_table_that_the_system_cannot_read_is_not_damaged(tmp_path: Path) -> None:
+    # Nothing is to be skipped over that may be there the next time.
+    with pytest.raises(FileNotFoundError):
+        list(TableSource(tmp_path / "gone.parquet").blocks(Position(), READING))
+
+
+def test_a_bad_line_of_a_hugging_face_dataset_is_told_with_a_way_around(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "dataset"
+    write(folder, "plain").write_bytes(lines(FOUND[:9]) + b"{bad\n" + lines(FOUND[9:]))
+    with pytest.raises(ValueError, match=r"name the dataset's files themselves"):
+        run([f"hf://{folder}"], tokenizer, tmp_path / "out", on_error="skip")
+    report = run([folder], tokenizer, tmp_path / "other", on_error="skip")
+    assert report.info.skipped == {"not JSON": 1}
+
+
 def test_the_text_field_is_an_option(tokenizer: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"content": "x" * 50, "text": 3}) + "\n" for _ in range(9)))
@@ -181,7 +247,9 @@ def test_sources_that_are_none(
         find_sources([name])
 
 
-def test_a_source_is_not_counted_twice(tmp_path: Path) -> None:
+def test_a_source_is_not_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "plain")
-    with pytest.raises(ValueError, match=r"a\.jsonl is named twice"):
-        find_sources([str(tmp_path), str(tmp_path / "a.jsonl")])
+    monkeypatch.chdir(tmp_path)
+    for others in ([str(tmp_path)], ["a.jsonl"], ["./a.jsonl"], ["*.jsonl"]):
+        with pytest.raises(ValueError, match=r"a\.jsonl is named twice"):
+            find_sources([*others, str(tmp_path / "a.jsonl")])

@@ -62,6 +62,76 @@ def test_ids_are_those_of_the_tokenizer_wherever_a_text_is_cut(name: str, text: 
     assert ids.tolist() == expected(name, text)
 
 
+# Text without lines, and with few places that a pre-tokenizer divides.
+UNBROKEN = st.lists(
+    st.sampled_from(
+        [
+            *(
+                "the",
+                "of",
+                "brown",
+                "jumps",
+                "q",
+                "x",
+                "THE",
+                "aé",
+                "_",
+                "snake_case",
+                "__",
+                "-",
+                "=",
+                "/",
+                "'s",
+            ),
+            *(
+                "中",
+                "文字",
+                "的",
+                "𠀀",
+                "है",
+                "है ",
+                "कि",
+                "नमस्ते ",
+                "ไทย",
+                "😀",
+                "\u0301 ",
+                "½",
+                "二",
+                "1",
+                "23",
+            ),
+            *("- ", ". ", "> ", " - -", " ", "▁", "Ġ", EOS),
+        ]
+    ),
+    min_size=20,
+    max_size=150,
+).map("".join)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60)
+@given(text=UNBROKEN, piece=st.sampled_from([1, 4, 16]))
+def test_ids_of_text_without_lines_and_words(name: str, text: str, piece: int) -> None:
+    (ids,) = encoder(name, piece).encode([text])
+    assert ids.tolist() == expected(name, text)
+
+
+WITHOUT_WORDS = {
+    "signs": "- " * 400,
+    "marks": "है " * 300,
+    "chinese": "中文字符没有空格很长" * 40,
+    "names": "snake_case_of_the_fox_" * 20,
+}
+
+
+@pytest.mark.parametrize("text", WITHOUT_WORDS.values(), ids=WITHOUT_WORDS)
+@pytest.mark.parametrize("name", ["gpt2", "neox", "cl100k", "llama", "metaspace"])
+def test_text_without_lines_and_words_is_cut(name: str, text: str) -> None:
+    pieces = encoder(name, 16)._cutter.cut(text)  # pyright: ignore[reportPrivateUsage]
+    assert len(pieces) > len(text) / 50
+    assert encoder(name, 16).encode([text])[0].tolist() == expected(name, text)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "neox", "llama"])
 @given(text=TEXTS, piece=st.sampled_from([1, 8]))
 def test_special_tokens_can_be_read_as_such(name: str, text: str, piece: int) -> None:
@@ -141,7 +211,7 @@ def test_more_text_than_one_batch_holds() -> None:
 def test_a_very_long_word_is_refused_before_anything_is_encoded(name: str) -> None:
     spec = EncodingSpec(written(name), None, None, "text", "uint16")
     small = Encoder(spec, piece_characters=100, longest_piece=1000)
-    word = "a" * 1500
+    word = "1" * 1500
     with pytest.raises(UncuttableText, match="no place in 1,000") as caught:
         small.encode(["short", "the fox\n" * 40 + word, word])
     assert caught.value.index == 1

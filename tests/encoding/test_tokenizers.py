@@ -53,7 +53,9 @@ def test_ids_take_the_smallest_type_that_holds_them(tmp_path: Path, entries: int
     spec = load_tokenizer(str(tmp_path / "t"))
     assert spec.dtype == dtype
     last = f"w{entries - 1}"
-    assert Encoder(spec.encoding(eos=False)).encode([last])[0].tolist() == [entries - 1]
+    assert Encoder(spec.encoding(eos=False, special_tokens="allow")).encode([last])[0].tolist() == [
+        entries - 1
+    ]
 
 
 @pytest.mark.parametrize("name", ["./missing", "/no/such/folder", "a/b/c", ""])
@@ -95,6 +97,15 @@ def test_ends_that_a_tokenizer_does_not_have_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"has no BOS token"):
         spec.encoding(eos=False, bos=True)
     assert spec.encoding(eos=False).eos_id is None
+
+
+def test_a_vocabulary_with_eos_as_a_word_cannot_read_it_as_text(tmp_path: Path) -> None:
+    unigram = load_tokenizer(str(save(tmp_path / "unigram", "unigram")))
+    with pytest.raises(ValueError, match=r"reads '<\|endoftext\|>' in a text as its.*--special-tokens allow"):
+        unigram.encoding()
+    assert unigram.encoding(special_tokens="allow").eos_id == unigram.eos_id
+    for name in ("gpt2", "neox", "cl100k", "llama", "metaspace", "word piece"):
+        load_tokenizer(str(save(tmp_path / name, name, bos_token=EOS))).encoding(bos=True)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "neox", "cl100k", "llama", "unigram", "word piece"])
