@@ -12,9 +12,7 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -122,13 +120,17 @@ def check_out(options: Conversion) -> Literal["absent", "finished"]:
     """
     workdir = WorkDir(options.work_folder, "uint16")
     if is_url(options.out):
-        with tempfile.TemporaryDirectory() as folder:
-            Uploader(folder, options.out)  # says now, and not after hours, if it cannot be written to
+        # It says now, and not after hours, if it cannot be written to.
+        uploader = Uploader(workdir.data, options.out)
+        found = _found_at(options.out)
         # An unfinished conversion of ours is told from other data by the work folder alone.
-        splits = () if workdir.is_for(options.out) else options.row_lengths
-        found = _found_at(options.out, splits)
+        if found is None and not workdir.is_for(options.out):
+            _check_nothing_there(options, uploader)
     else:
+        _check_apart(options)
         found = _found_in(options.out_folder)
+        if found is not None and options.overwrite:
+            _check_nothing_else(options.out_folder, found)
         if _device(options.work_folder) != _device(options.out_folder):
             raise ValueError(
                 f"unfinished work would be kept in {options.work_folder}, on another file system than "
@@ -154,21 +156,47 @@ def _found_in(out: Path) -> DatasetInfo | None:
         raise _something_else(out, error) from error
 
 
-def _found_at(url: str, splits: Iterable[str]) -> DatasetInfo | None:
+def _check_apart(options: Conversion) -> None:
+    """Makes sure that moving datasets to and from ``--out`` moves nothing else, and the reverse."""
+    out, work = options.out_folder, options.work_folder.resolve()
+    if out.is_relative_to(work) or work.is_relative_to(out):
+        raise ValueError(
+            f"--work-dir {options.work_folder} and --out {options.out} lie one within the other; name two "
+            "folders that do not."
+        )
+    for name in (*options.sources, options.tokenizer):
+        if isinstance(name, str) and Path(name).exists() and Path(name).resolve().is_relative_to(out):
+            raise ValueError(f"{name} lies within --out {options.out}; move it, or name another folder.")
+
+
+def _check_nothing_else(out: Path, found: DatasetInfo) -> None:
+    ours = {DATASET_JSON, TOKENIZER, *(stream.path.partition("/")[0] for stream in found.streams)}
+    if others := sorted({path.name for path in out.iterdir()} - ours):
+        raise ValueError(
+            f"--out {out} holds {', '.join(others)} beside the dataset that is to be replaced; move that "
+            "elsewhere first."
+        )
+
+
+def _check_nothing_there(options: Conversion, uploader: Uploader) -> None:
+    if uploader.holds_anything():
+        raise _something_else(options.out, f"there are objects, but no {DATASET_JSON}")
+    # Not every store can be asked for what it holds.
+    for split in options.row_lengths:
+        try:
+            read_text(options.out, f"{split}/{INDEX}")
+        except FileNotFoundError:
+            continue
+        raise _something_else(options.out, f"it has {split}/{INDEX}, but no {DATASET_JSON}")
+
+
+def _found_at(url: str) -> DatasetInfo | None:
     try:
-        found = DatasetInfo.find(url)
+        return DatasetInfo.find(url)
     except ValueError as error:
-        if read_text(url, DATASET_JSON) == _MARK:
-            return None
-        raise _something_else(url, error) from error
-    if found is None:
-        for split in splits:
-            try:
-                read_text(url, f"{split}/{INDEX}")
-            except FileNotFoundError:
-                continue
-            raise _something_else(url, f"it has {split}/{INDEX}, but no {DATASET_JSON}")
-    return found
+        if read_text(url, DATASET_JSON) != _MARK:
+            raise _something_else(url, error) from error
+        return None
 
 
 def _something_else(out: str | Path, reason: object) -> ValueError:

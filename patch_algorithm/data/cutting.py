@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, product
@@ -160,6 +161,8 @@ class Cutter:
     def _is_apart(self, text: str, at: int) -> bool:
         """Whether no token spans a place, whatever the kind."""
         if self._spanning is None or (text[at - 1].isnumeric() and text[at].isnumeric()):
+            return False
+        if unicodedata.combining(text[at]):  # normalizers move marks over any distance
             return False
         reach = self._spanning.longest
         left, right = text[max(0, at - reach) : at], text[at : at + reach]

@@ -75,13 +75,18 @@ class InProcess(Engine):
         task: What is to be done with every block.
     """
 
+    deaths = (MemoryError,)
+
     def __init__(self, task: Task) -> None:
         self._encoder = BlockEncoder(task)
 
     def submit(self, block: Block) -> Future[BlockResult]:
         """Works on a block."""
         future: Future[BlockResult] = Future()
-        future.set_result(self._encoder.encode(block))
+        try:
+            future.set_result(self._encoder.encode(block))
+        except MemoryError as error:
+            future.set_exception(error)
         return future
 
 

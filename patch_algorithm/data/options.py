@@ -120,8 +120,15 @@ class Conversion:
 
     @property
     def out_folder(self) -> Path:
-        """Where the dataset shall lie on this machine: behind a link, what the link points to."""
-        return Path(self.out).resolve()
+        """Where the dataset shall lie on this machine: behind a link, what the link points to.
+
+        Raises:
+            ValueError: If links lead in a circle.
+        """
+        try:
+            return Path(self.out).resolve()
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"--out {self.out} cannot be found: {error}") from error
 
     @property
     def row_lengths(self) -> dict[str, int]:

@@ -53,6 +53,20 @@ class Uploader:
         self._uploader.local = str(folder)
         self._url = url
 
+    def holds_anything(self) -> bool:
+        """Whether there are objects below the URL; ``False`` where the store cannot be asked.
+
+        Raises:
+            ValueError: If it does not answer.
+        """
+        try:
+            return bool(self._uploader.list_objects())
+        except NotImplementedError:
+            return False
+        # Each store has errors of its own.
+        except Exception as error:
+            raise ValueError(f"cannot list what is at {self._url!r}: {error}") from error
+
     def upload(self, file: str) -> None:
         """Uploads ``folder/file`` to ``url/file``, replacing what is there.
 

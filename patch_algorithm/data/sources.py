@@ -312,7 +312,7 @@ def _table_rows(path: Path, skipped: int, reading: Reading) -> tuple[Iterator[Ro
     import pyarrow.parquet as pq
 
     # Through a buffer: a row group may be larger than memory, and would be read as a whole otherwise.
-    table = pq.ParquetFile(path, buffer_size=_TABLE_BUFFER, pre_buffer=False)
+    table = pq.ParquetFile(path, buffer_size=_TABLE_BUFFER, pre_buffer=False, page_checksum_verification=True)
     schema, footer = table.schema_arrow, table.metadata
     if reading.text_field not in schema.names:
         raise SourceDamage(

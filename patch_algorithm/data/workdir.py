@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -304,7 +304,8 @@ class WorkDir:
 
     def remove_if_empty(self) -> None:
         """Removes the folder, which is also what a conversion leaves that is killed in its last moment."""
-        if self.root.is_dir() and not any(self.root.iterdir()):
+        # A link, or the current folder, is left standing.
+        with suppress(OSError):
             self.root.rmdir()
 
     def _folder(self, source: int) -> Path:

@@ -159,6 +159,21 @@ def test_something_else_is_left_alone(
     assert list(work.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "key", ["arxiv/train/index.json", "train/shard.00000.mds", "tokenizer/tokenizer.json"]
+)
+def test_what_somebody_else_has_there_is_left(
+    key: str, store: Any, pile: list[Path], tokenizer: Path, work: Path
+) -> None:
+    name = f"foreign-{key.count('/')}-{len(key)}"
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=f"{name}/{key}", Body=b"somebody's")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="something else is there and stays there"):
+            run(pile, tokenizer, name, overwrite=overwrite, split_by_component=True)
+    assert objects(store, name) == {key: b"somebody's"}
+    assert list(work.iterdir()) == []
+
+
 def test_what_cannot_be_read_is_not_taken_for_absent(
     store: Any, pile: list[Path], tokenizer: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -355,15 +355,65 @@ def test_a_work_folder_in_which_something_else_is(
     before = files(home)
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="where something else is; name a folder"):
-            run([source], tokenizer, home / "out", work_dir=".", overwrite=overwrite)
+            run([source], tokenizer, tmp_path / "out", work_dir=".", overwrite=overwrite)
         with pytest.raises(ValueError, match="where something else is; name a folder"):
-            run([source], tokenizer, home / "out", work_dir=str(source), overwrite=overwrite)
+            run([source], tokenizer, tmp_path / "out", work_dir=str(source), overwrite=overwrite)
     assert files(home) == before
     # What comes there afterwards is left as well.
     work = tmp_path / "work"
     appearing(monkeypatch, lambda: (work / "thesis").mkdir())
-    run([source], tokenizer, work / "out", work_dir=str(work))
-    assert sorted(path.name for path in work.iterdir()) == ["out", "thesis"]
+    run([source], tokenizer, tmp_path / "out", work_dir=str(work))
+    assert [path.name for path in work.iterdir()] == ["thesis"]
+
+
+@pytest.mark.parametrize(
+    ("work", "out"), [("w", "w/tokenizer"), ("w", "w/data"), (".", "data"), ("out/w", "out"), ("out", "out")]
+)
+def test_a_work_folder_and_an_output_within_each_other(
+    work: str,
+    out: str,
+    pile: list[Path],
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="lie one within the other"):
+        run(pile, tokenizer, Path(out), work_dir=work)
+    assert not any(tmp_path.iterdir())
+
+
+def test_overwriting_takes_nothing_but_the_dataset(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(pile, tokenizer, out)
+    (out / "raw").mkdir()
+    source = Path(shutil.copy(pile[0], out / "raw"))
+    before = files(out)
+    with pytest.raises(ValueError, match=r"out holds raw beside the dataset"):
+        run(pile, tokenizer, out, overwrite=True)
+    # Half way through a replacement they would not be there any more.
+    for sources, own in (([source], tokenizer), (pile, out / "tokenizer")):
+        with pytest.raises(ValueError, match=r"lies within --out .*; move it"):
+            run(sources, own, out, overwrite=True)
+    assert files(out) == before
+
+
+def test_a_linked_work_folder_is_left_standing(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (link := tmp_path / "link").symlink_to("scratch")
+    run(pile, tokenizer, tmp_path / "out", work_dir=str(link))
+    assert (tmp_path / "out" / "dataset.json").is_file()
+    assert link.is_dir()
+    assert not any(link.iterdir())
+    with pytest.raises(ValueError, match="is a finished dataset already"):
+        run(pile, tokenizer, tmp_path / "out", work_dir=str(link))
+
+
+def test_links_in_a_circle(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ValueError, match=r"--out .*/a"):
+        run(pile, tokenizer, tmp_path / "a")
 
 
 def test_what_appears_during_the_conversion_is_left(

@@ -181,6 +181,17 @@ def test_only_the_rest_of_a_damaged_row_group_is_lost(tokenizer: Path, tmp_path:
     assert sum(splits["train"].documents for splits in report.info.components.values()) == 5000 - len(lost)
 
 
+def test_a_table_with_another_checksum_is_damaged(tokenizer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table(path, use_dictionary=False, compression="none", write_page_checksum=True)
+    data = bytearray(path.read_bytes())
+    place = data.index(FOUND[20]["text"].encode())
+    data[place : place + 3] = b"???"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.parquet, row \d+: damaged row"):
+        run([path], tokenizer, tmp_path / "out")
+
+
 def test_a_table_that_the_system_cannot_read_is_not_damaged(tmp_path: Path) -> None:
     # Nothing is to be skipped over that may be there the next time.
     with pytest.raises(FileNotFoundError):

@@ -173,6 +173,13 @@ def test_places_that_look_well_from_nearby_only_are_not_used() -> None:
     assert Encoder(spec, piece_characters=130).encode([text])[0].tolist() == [3] * 200
 
 
+def test_marks_that_the_normalizer_moves_from_afar() -> None:
+    # The last mark's class sorts it before all the others.
+    text = "a" + "\u0363" * 3000 + "\u0316" + " end"
+    for piece in (8, 64, 301):
+        assert encoder("neox", piece).encode([text])[0].tolist() == expected("neox", text)
+
+
 def test_places_within_added_tokens_and_normalized_patterns_are_not_used() -> None:
     tokenizer = Tokenizer.from_str(toy("gpt2"))
     tokenizer.normalizer = normalizers.Replace(Regex("o\\s+d"), "O")  # pyright: ignore
