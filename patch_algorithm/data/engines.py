@@ -137,6 +137,9 @@ class RayCluster(Engine):
     """
 
     def __init__(self, task: Task, workers: int | None, address: str) -> None:
+        # Every node has this package: started with `uv run`, Ray would send them the current folder, with
+        # the data in it, and make a new environment for every worker.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
             import ray
             from ray.exceptions import RayError
