@@ -42,7 +42,7 @@ def input_embedding(model: ComposerModel) -> nn.Module:
     find: Callable[[], Any] | None = getattr(inner, "get_input_embeddings", None)
     try:
         embedding = find() if find is not None else None
-    except NotImplementedError:
+    except NotImplementedError:  # transformers' own, in models that do not say
         embedding = None
     if not isinstance(embedding, nn.Module):
         raise ValueError(

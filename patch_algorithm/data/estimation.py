@@ -6,12 +6,13 @@ import time
 
 from patch_algorithm.data.assembly import Totals
 from patch_algorithm.data.blocks import Block, Position, SourceDamage
-from patch_algorithm.data.conversion import ConversionError, check_out
 from patch_algorithm.data.documents import TRAIN, VAL, BlockEncoder
 from patch_algorithm.data.encoding import load_tokenizer
 from patch_algorithm.data.options import Conversion
+from patch_algorithm.data.output import check_out
 from patch_algorithm.data.report import Estimate
 from patch_algorithm.data.sources import Reading, Source, total_size
+from patch_algorithm.data.workdir import ConversionError
 
 __all__ = ["estimate"]
 

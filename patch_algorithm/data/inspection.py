@@ -22,7 +22,7 @@ from patch_algorithm.data.dataset_info import (
     read_text,
 )
 
-__all__ = ["Inspection", "describe", "inspect_dataset", "read_row", "row_text"]
+__all__ = ["Inspection", "inspect_dataset", "read_row", "row_text"]
 
 _TOKENIZER_FILE = "tokenizer/tokenizer.json"
 
@@ -87,11 +87,6 @@ def inspect_dataset(folder: str | Path) -> Inspection:
     except ValueError:
         faults.append(ShardFault(_TOKENIZER_FILE, "corrupted"))
     return Inspection(str(folder), info, tuple(faults))
-
-
-def describe(folder: str | Path) -> str:
-    """The table of :func:`inspect_dataset`."""
-    return str(inspect_dataset(folder))
 
 
 def read_row(folder: str | Path, row: int, split: str = "train", component: str | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 
 from patch_algorithm.data.workdir import ConversionError
 
-__all__ = ["Uploader", "download", "is_url", "upload"]
+__all__ = ["Uploader", "download", "is_url"]
 
 _RETRIES = 4
 _MISSING = {"404", "NoSuchKey"}
@@ -61,7 +61,7 @@ class Uploader:
         """
         try:
             return bool(self._uploader.list_objects())
-        except NotImplementedError:
+        except NotImplementedError:  # streaming's clients of some stores cannot
             return False
         # Each store has errors of its own.
         except Exception as error:
@@ -81,19 +81,6 @@ class Uploader:
                 f"{file} could not be uploaded to {self._url}: {error}. What is finished is kept: repeat the "
                 "command to continue."
             ) from error
-
-
-def upload(file: str | Path, url: str) -> None:
-    """Uploads one file to the URL that it shall have; its name stays the same.
-
-    Raises:
-        ValueError: If the URL cannot be written to, or ends in another name.
-    """
-    path = Path(file)
-    folder, _, name = url.rpartition("/")
-    if name != path.name:
-        raise ValueError(f"cannot upload {path.name!r} as {name!r}: files keep their names.")
-    Uploader(path.parent, folder).upload(name)
 
 
 def download(url: str, path: str | Path) -> None:

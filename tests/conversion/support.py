@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zstandard
 
 # What loading a tokenizer imports: the children below are forked with it.
 from transformers.models.auto import tokenization_auto  # noqa: F401
 
-from patch_algorithm.data.conversion import convert
+from patch_algorithm.data.conversion import ConversionError, convert
 from patch_algorithm.data.encoding import load_tokenizer
 from patch_algorithm.data.options import Conversion
 from patch_algorithm.data.report import Report
@@ -26,6 +27,7 @@ from patch_algorithm.data.writing import END_OF_TEXT, train_tokenizer
 
 COMPONENTS = ("ArXiv", "Pile-CC", "Wikipedia (en)", None)
 ROW, VAL_ROW = 32, 8
+DOCUMENTS = 480  # of the fixture `pile`
 
 _WORDS = (
     "the",
@@ -92,6 +94,19 @@ def options(sources: Sequence[str | Path], tokenizer: Path, out: Path, **changes
 def run(sources: Sequence[str | Path], tokenizer: Path, out: Path, **changes: Any) -> Report:
     """Converts as :func:`options` says."""
     return convert(options(sources, tokenizer, out, **changes))
+
+
+def partial(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
+
+
+def stopped_half_way(pile: list[Path], tokenizer: Path, out: Path, **changes: Any) -> None:
+    """Leaves all of the first file and a bad line in the second."""
+    bad = out.parent / "bad.jsonl"
+    good = pile[1].read_bytes()
+    bad.write_bytes(good + b"{\n")
+    with pytest.raises(ConversionError, match="not JSON"):
+        run([pile[0], bad], tokenizer, out, val_fraction=0.1, **changes)
 
 
 def files(folder: Path) -> dict[str, bytes]:

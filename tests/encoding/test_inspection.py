@@ -23,9 +23,9 @@ from patch_algorithm.data.dataset_info import (
     check_shards,
 )
 from patch_algorithm.data.encoding import Encoder, load_tokenizer
-from patch_algorithm.data.inspection import describe, inspect_dataset, read_row, row_text
+from patch_algorithm.data.inspection import inspect_dataset, read_row, row_text
 from patch_algorithm.data.packing import Piece, StreamPlan, finish_stream, pack_shard
-from patch_algorithm.data.remote import Uploader, download, is_url, upload
+from patch_algorithm.data.remote import Uploader, download, is_url
 from tests.encoding.test_tokenizers import save
 from tests.encoding.toys import SAMPLE
 
@@ -102,7 +102,7 @@ def test_rows_come_back(tmp_path: Path, compression: str | None) -> None:
 
 def test_a_table_of_what_there_is(tmp_path: Path) -> None:
     rows = write_dataset(tmp_path, by_component=True)
-    info, text = DatasetInfo.read(tmp_path), describe(tmp_path)
+    info, text = DatasetInfo.read(tmp_path), str(inspect_dataset(tmp_path))
     for expected in (
         info.tokenizer.fingerprint,
         f"{info.tokenizer.vocab_size:,} entries",
@@ -205,13 +205,13 @@ def test_a_description_with_other_values_is_refused(
     inner[path[-1]] = value
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"{tmp_path}: dataset.json is not one of a converted data set"):
-        describe(tmp_path)
+        inspect_dataset(tmp_path)
 
 
 def test_a_description_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=f"dataset.json in {tmp_path} is not JSON"):
-        describe(tmp_path)
+        inspect_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("row", [-1, 10_000])
@@ -243,7 +243,7 @@ def test_streams_that_are_not_there_are_refused(tmp_path: Path) -> None:
 )
 def test_other_files_than_ours_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r"holds no dataset\.json"):
-        describe(tmp_path / "missing")
+        inspect_dataset(tmp_path / "missing")
     assert DatasetInfo.find(tmp_path) is None
     (tmp_path / "dataset.json").write_text(text)
     assert DatasetInfo.find(tmp_path / "dataset.json") is None  # a file, not a folder
@@ -265,7 +265,6 @@ def test_a_data_set_in_an_object_store(tmp_path: Path, bucket: str, caplog: pyte
     assert (read_row(f"{bucket}/set", len(rows) - 1) == rows[-1]).all()
     assert row_text(f"{bucket}/set", 1) == row_text(tmp_path / "set", 1)
     boto3.client("s3").delete_object(Bucket="pile", Key="set/train/shard.00001.mds.zstd")
-    upload(tmp_path / "set" / "dataset.json", f"{bucket}/set/train/dataset.json")
     assert check_shards(f"{bucket}/set") == [ShardFault("train/shard.00001.mds.zstd", "missing")]
 
 
@@ -277,8 +276,6 @@ def test_places_that_cannot_be_used_are_named(tmp_path: Path, bucket: str) -> No
         Uploader(tmp_path, "ftp://host/set")
     with pytest.raises(ValueError, match="cannot write to 's3://missing/set'"):
         Uploader(tmp_path, "s3://missing/set")
-    with pytest.raises(ValueError, match="files keep their names"):
-        upload(tmp_path / "a", f"{bucket}/b")
     with pytest.raises(FileNotFoundError, match="there is no s3://pile/missing"):
         download(f"{bucket}/missing", tmp_path / "missing")
     with pytest.raises(ValueError, match=r"nowhere://missing/a/dataset\.json cannot be read"):
