@@ -37,8 +37,7 @@ def main(args: list[str]) -> int:
         (sys.stdout if args else sys.stderr).write(f"{__doc__}")
         return 0 if args else 2
     _settle_process()
-    from patch_algorithm.data import prepare, read_config
-    from patch_algorithm.preflight import check_config
+    from patch_algorithm.preflight import check_config, prepare, read_config
 
     try:
         cfg = read_config(args[0], args[1:])
@@ -48,7 +47,7 @@ def main(args: list[str]) -> int:
         return _complain(error, 2)
     from llmfoundry.command_utils import train_from_yaml
 
-    from patch_algorithm.report import StageReportError
+    from patch_algorithm.monitoring.stage_report import StageReportError
 
     try:
         train_from_yaml(args[0], args[1:])

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from patch_algorithm.common.version import __version__
+
 if TYPE_CHECKING:
     from patch_algorithm.algorithm import PatchLevel
-
-__version__ = "0.1.0"
 
 __all__ = ["PatchLevel", "__version__"]
 

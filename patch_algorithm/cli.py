@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from patch_algorithm import __version__
+from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
 
 __all__ = ["app"]
@@ -52,8 +52,8 @@ def prepare(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("patch_algorithm").setLevel(logging.INFO)
     # Imported here: the help text shall not wait for transformers.
-    from patch_algorithm.data import prepare as prepare_data
-    from patch_algorithm.data import read_config
+    from patch_algorithm.preflight import prepare as prepare_data
+    from patch_algorithm.preflight import read_config
 
     try:
         folder = prepare_data(read_config(config, overrides or ()))

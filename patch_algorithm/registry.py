@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from patch_algorithm.algorithm import PatchLevel
     from patch_algorithm.data.builtin import builtin_corpus_tokenizer
     from patch_algorithm.data.loader import build_pile_dataloader
-    from patch_algorithm.lr import PerStageScheduler, WarmupStableDecay
-    from patch_algorithm.monitor import PatchMonitor
-    from patch_algorithm.optim import adamw
-    from patch_algorithm.report import StageReport
+    from patch_algorithm.monitoring import PatchMonitor, StageReport
+    from patch_algorithm.optim import PerStageScheduler, WarmupStableDecay, adamw
 
 __all__ = [
     "PatchLevel",
@@ -31,10 +29,10 @@ __all__ = [
 
 _HOMES = {
     "PatchLevel": "patch_algorithm.algorithm",
-    "PatchMonitor": "patch_algorithm.monitor",
-    "PerStageScheduler": "patch_algorithm.lr",
-    "StageReport": "patch_algorithm.report",
-    "WarmupStableDecay": "patch_algorithm.lr",
+    "PatchMonitor": "patch_algorithm.monitoring",
+    "PerStageScheduler": "patch_algorithm.optim",
+    "StageReport": "patch_algorithm.monitoring",
+    "WarmupStableDecay": "patch_algorithm.optim",
     "adamw": "patch_algorithm.optim",
     "build_pile_dataloader": "patch_algorithm.data.loader",
     "builtin_corpus_tokenizer": "patch_algorithm.data.builtin",

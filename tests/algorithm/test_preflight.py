@@ -10,9 +10,8 @@ import yaml
 from composer.core import Time
 from omegaconf import OmegaConf
 
-from patch_algorithm.data import read_config
-from patch_algorithm.preflight import check_config
-from patch_algorithm.stages import Stage
+from patch_algorithm.preflight import check_config, read_config
+from patch_algorithm.stages.plan import Stage
 
 CONFIG = """
 max_duration: 100ba

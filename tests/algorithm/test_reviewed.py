@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.moments import reset_moments
+from patch_algorithm.algorithm.optimizer_reset import reset_moments
 from tests.algorithm.runs import (
     Watch,
     collate,

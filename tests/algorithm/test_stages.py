@@ -13,15 +13,8 @@ from composer.core import Time, Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patch_algorithm.stages import (
-    Stage,
-    StagePlan,
-    is_below,
-    parse_boundary,
-    resolve_boundary,
-    run_length,
-    settle,
-)
+from patch_algorithm.stages.boundaries import is_below, parse_boundary, resolve_boundary, run_length
+from patch_algorithm.stages.plan import Stage, StagePlan, settle
 
 LENGTHS = st.integers(1, 10**13)
 

@@ -12,8 +12,8 @@ from composer.core import Event, State
 from torch import nn
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.moments import reset_moments
-from patch_algorithm.rehearsal import RehearsalError
+from patch_algorithm.algorithm.optimizer_reset import reset_moments
+from patch_algorithm.algorithm.rehearsal import RehearsalError
 from tests.algorithm.runs import (
     Watch,
     make_model,

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from patch_algorithm.data import prepare, read_config
 from patch_algorithm.data.builtin import BuiltinCorpus, BuiltinCorpusTokenizer, prepare_builtin_corpus
 from patch_algorithm.data.dataset_info import DatasetInfo, check_shards
 from patch_algorithm.data.documents import held_out
 from patch_algorithm.data.gather import gather, module_files
 from patch_algorithm.data.writing import END_OF_TEXT
+from patch_algorithm.preflight import prepare, read_config
 
 PACKAGES = ("asyncio", "email", "json", "logging")
 

@@ -146,7 +146,7 @@ def arguments(heading: str) -> dict[str, str]:
     ("heading", "home", "name"),
     [
         ("The algorithm: `patch_level`", "patch_algorithm.algorithm", "PatchLevel"),
-        ("The report: `stage_report`", "patch_algorithm.report", "StageReport"),
+        ("The report: `stage_report`", "patch_algorithm.monitoring", "StageReport"),
         (
             "The built-in corpus: `variables.builtin_corpus`",
             "patch_algorithm.data.builtin",
@@ -167,8 +167,8 @@ def test_configuration_page_lists_every_argument(heading: str, home: str, name: 
 
 
 def test_configuration_page_lists_every_metric() -> None:
-    rooms = (ROOT / "patch_algorithm" / name for name in ("algorithm.py", "tally.py"))
-    source = "".join(room.read_text("utf-8") for room in rooms)
+    room = ROOT / "patch_algorithm" / "algorithm"
+    source = "".join(file.read_text("utf-8") for file in sorted(room.glob("*.py")))
     logged = set(re.findall(r'"(patch_level/\w+)"', source))
     listed = {row[0].strip("`") for row in table_rows(ROOT / "docs" / "configuration.md")}
     assert {name for name in listed if name.startswith("patch_level/")} == logged
@@ -177,8 +177,8 @@ def test_configuration_page_lists_every_metric() -> None:
 def test_quickstart_page_shows_the_banner() -> None:
     from composer.core import Time
 
-    from patch_algorithm.banner import banner
-    from patch_algorithm.stages import Stage, StagePlan
+    from patch_algorithm.algorithm.banner import banner
+    from patch_algorithm.stages.plan import Stage, StagePlan
 
     shown = next(b for b in blocks("text") if b.text.startswith("patch_level: k=4"))
     length = Time(120, "ba")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.rehearsal import RehearsalError
+from patch_algorithm.algorithm.rehearsal import RehearsalError
 from tests.algorithm.runs import make_model, make_rows, make_trainer
 
 ROW = 2048  # tokens: attention over all of them takes 16 times what a quarter of the positions takes

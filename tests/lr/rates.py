@@ -9,7 +9,7 @@ import torch
 from composer import Trainer
 from composer.core import Event, State, Time, Timestamp, TimeUnit
 
-from patch_algorithm.stage_view import state_at
+from patch_algorithm.stages.forecast import state_at
 from tests.algorithm.runs import Watch, make_model, make_rows, make_trainer
 
 ROWS = make_rows(32, 16)

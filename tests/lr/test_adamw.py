@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from patch_algorithm.optim import adamw
+from patch_algorithm.optim.adamw import adamw
 from tests.algorithm.runs import make_model, make_rows, run, same
 
 SETTINGS: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}

@@ -16,7 +16,7 @@ from composer.optim import (
 )
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.lr import PerStageScheduler
+from patch_algorithm.optim.per_stage import PerStageScheduler
 from tests.algorithm.runs import make_model, saving
 from tests.lr.rates import ROWS, rates, start
 

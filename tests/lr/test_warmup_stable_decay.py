@@ -9,7 +9,7 @@ import pytest
 from composer.core import State, Time
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.lr import WarmupStableDecay
+from patch_algorithm.optim.warmup_stable_decay import WarmupStableDecay
 from tests.lr.rates import ROWS, multipliers, rates, start
 
 # Two batches up, two flat, four down.

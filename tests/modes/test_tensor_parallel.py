@@ -9,7 +9,7 @@ import pytest
 from composer.utils.parallelism import TPConfig
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.checks import refuse_company
+from patch_algorithm.algorithm.compatibility import refuse_company
 from tests.algorithm.runs import make_rows, make_trainer
 
 

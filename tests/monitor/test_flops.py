@@ -10,7 +10,7 @@ from composer.models import HuggingFaceModel
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from patch_algorithm.flops import attention_width, flop_counter, matmul_parameters
+from patch_algorithm.model_access.flops import attention_width, flop_counter, matmul_parameters
 from tests.algorithm.runs import make_model
 from tests.support import VOCABULARY as V
 

@@ -8,7 +8,7 @@ from composer.loggers import InMemoryLogger
 from torch.utils.data import DataLoader
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.monitor import PatchMonitor
+from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from tests.algorithm.runs import collate, make_model, make_rows
 from tests.support import metrics
 

@@ -12,9 +12,10 @@ from composer.callbacks import LRMonitor
 from composer.optim import CosineAnnealingWithWarmupScheduler
 from omegaconf import OmegaConf
 
-from patch_algorithm.lr import PerStageScheduler, WarmupStableDecay
-from patch_algorithm.monitor import PatchMonitor
-from patch_algorithm.optim import AdamW
+from patch_algorithm.monitoring.patch_monitor import PatchMonitor
+from patch_algorithm.optim.adamw import AdamW
+from patch_algorithm.optim.per_stage import PerStageScheduler
+from patch_algorithm.optim.warmup_stable_decay import WarmupStableDecay
 from tests.lr.rates import rates, shared_model
 from tests.support import config, metrics, mpt, train
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from patch_algorithm.meter import Cost, StageMeter, compute_share, duration, speedup, table
+from patch_algorithm.common.tables import duration
+from patch_algorithm.monitoring.stage_costs import Cost, StageMeter, compute_share, speedup, table
 
 
 def make_stages() -> list[StageMeter]:

@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.meter import Cost
-from patch_algorithm.monitor import PatchMonitor
+from patch_algorithm.monitoring.patch_monitor import PatchMonitor
+from patch_algorithm.monitoring.stage_costs import Cost
 from tests.algorithm.runs import Watch, make_model, make_padded_rows, make_rows, make_trainer, run, saving
 from tests.support import metrics
 
@@ -250,7 +250,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], match: str) -> Non
 def test_page_lists_every_metric_and_argument() -> None:
     root = Path(__file__).parents[2]
     page = (root / "docs" / "monitor.md").read_text("utf-8")
-    source = (root / "patch_algorithm" / "monitor.py").read_text("utf-8")
+    source = (root / "patch_algorithm" / "monitoring" / "patch_monitor.py").read_text("utf-8")
     assert set(re.findall(r"^\| `(patch_monitor/\w+)`", page, re.M)) == set(
         re.findall(r'"(patch_monitor/\w+)"', source)
     )

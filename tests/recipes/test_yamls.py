@@ -140,7 +140,7 @@ def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
 def test_quickstart_runs(overrides: list[str], tmp_path: Path) -> None:
     from llmfoundry.command_utils import train_from_yaml
 
-    from patch_algorithm.data import prepare, read_config
+    from patch_algorithm.preflight import prepare, read_config
     from tests.support import metrics
 
     shortened = [

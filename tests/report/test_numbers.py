@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from patch_algorithm.record import EvalRecord, RunRecord, StageRecord, loss_drop, shortcomings, summary
-from patch_algorithm.report import StageReport
+from patch_algorithm.monitoring.learning_check import loss_drop, shortcomings
+from patch_algorithm.monitoring.run_summary import summary
+from patch_algorithm.monitoring.stage_costs import EvalRecord, RunRecord, StageRecord
+from patch_algorithm.monitoring.stage_report import StageReport
 
 
 def stage(k: int, losses: list[float], seconds: float = 0.5) -> StageRecord:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from patch_algorithm.report import StageReport, StageReportError
+from patch_algorithm.monitoring.stage_report import StageReport, StageReportError
 from tests.support import config, metrics, mpt, train
 
 

@@ -13,7 +13,7 @@ from composer.models import HuggingFaceModel
 from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.model_taps import input_embedding
+from patch_algorithm.model_access.reading import input_embedding
 from tests.support import config, metrics, train, weights
 from tests.trainer.families import Witness, family, plain_model
 from tests.trainer.reference import patch_step, token_step

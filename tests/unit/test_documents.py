@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from patch_algorithm.documents import documents_of, number_documents, positions_in_documents
 from patch_algorithm.patching import (
     PATCH_IDS,
     PATCH_MASK,
@@ -24,6 +23,7 @@ from patch_algorithm.patching import (
     fold_batch,
     mean_of_patch,
 )
+from patch_algorithm.patching.documents import documents_of, number_documents, positions_in_documents
 from tests.unit.oracle import IGNORED, random_logits
 
 PADDING = "."

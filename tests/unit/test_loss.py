@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from patch_algorithm import loss as loss_module
-from patch_algorithm.loss import PatchLoss, patch_cross_entropy
+from patch_algorithm.loss import PatchLoss, chunked, patch_cross_entropy
 from patch_algorithm.patching import next_patch_targets
 from tests.unit.oracle import (
     IGNORED,
@@ -117,14 +116,14 @@ def test_where_the_chunks_of_rows_end_does_not_matter(
 ) -> None:
     logits_NV = random_logits(2, 11, 37, dtype=dtype)
     targets_NK = random_labels(3, (11, 4), 37, 0.3)
-    monkeypatch.setattr(loss_module, "_CHUNK_ELEMENTS_CPU", 11 * 37)
+    monkeypatch.setattr(chunked, "_CHUNK_ELEMENTS_CPU", 11 * 37)
     whole = patch_cross_entropy(logits_NV, targets_NK)
     whole_grad = gradient(whole.sum, logits_NV)
-    monkeypatch.setattr(loss_module, "_CHUNK_ELEMENTS_CPU", elements)
-    chunked = patch_cross_entropy(logits_NV, targets_NK)
-    assert torch.equal(gradient(chunked.sum, logits_NV), whole_grad)
-    assert torch.equal(chunked.sum, whole.sum)
-    assert int(chunked.hits) == int(whole.hits)
+    monkeypatch.setattr(chunked, "_CHUNK_ELEMENTS_CPU", elements)
+    split = patch_cross_entropy(logits_NV, targets_NK)
+    assert torch.equal(gradient(split.sum, logits_NV), whole_grad)
+    assert torch.equal(split.sum, whole.sum)
+    assert int(split.hits) == int(whole.hits)
 
 
 def test_one_patch_per_row_predicts_nothing() -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from patch_algorithm import loss as loss_module
-from patch_algorithm.loss import patch_cross_entropy
+from patch_algorithm.loss import chunked, patch_cross_entropy
 from tests.unit.oracle import random_labels, random_logits
 
 N, V, K = 256, 1024, 4
@@ -69,7 +68,7 @@ def test_one_extra_buffer_of_the_size_of_the_logits(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunk = 8 * V
-    monkeypatch.setattr(loss_module, "_CHUNK_ELEMENTS_CPU", chunk)
+    monkeypatch.setattr(chunked, "_CHUNK_ELEMENTS_CPU", chunk)
     logits_NV = random_logits(1, N, V, dtype=dtype)
     targets_NK = random_labels(2, (N, K), V, 0.2)
     # Chunks, and a few values per position: the targets alone are K * 8 bytes of V * 2.

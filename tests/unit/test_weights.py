@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from patch_algorithm import loss as loss_module
-from patch_algorithm.loss import TARGET_WEIGHTS, patch_cross_entropy, target_weights
+from patch_algorithm.loss import TARGET_WEIGHTS, chunked, patch_cross_entropy, target_weights
 from patch_algorithm.patching import (
     PATCH_IDS,
     PATCH_MASK,
@@ -132,7 +131,7 @@ def test_where_the_chunks_of_rows_end_does_not_matter(
     elements: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits_NV, targets_NK = random_logits(2, 11, 37, dtype=dtype), random_labels(3, (11, 4), 37, 0.3)
-    monkeypatch.setattr(loss_module, "_CHUNK_ELEMENTS_CPU", elements)
+    monkeypatch.setattr(chunked, "_CHUNK_ELEMENTS_CPU", elements)
     loss = patch_cross_entropy(logits_NV, targets_NK, weights=inverse(4))
     exact = weighted_loss(logits_NV, targets_NK, inverse(4).tolist())
     assert loss.sum.dtype is torch.float32

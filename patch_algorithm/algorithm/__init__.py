@@ -1,0 +1,7 @@
+"""The Composer algorithm in one trainer: it decides by the clock, calls the pure functions, and logs."""
+
+from __future__ import annotations
+
+from patch_algorithm.algorithm.patch_level import PatchLevel
+
+__all__ = ["PatchLevel"]

@@ -1,0 +1,144 @@
+"""What a batch must look like to be trained in patches, said before any weight changes.
+
+Shapes: B rows, T raw tokens a row, K patch size, L the model's context in positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from composer.models import ComposerModel
+from torch import Tensor
+
+from patch_algorithm.model_access.reading import is_mpt
+from patch_algorithm.patching.documents import DOCUMENT_KEYS
+
+__all__ = ["check_batch", "check_microbatch", "check_padding_side", "check_positions", "check_rows"]
+
+
+def check_batch(batch: Any) -> None:
+    """Checks that a batch has token rows, and labels and documents aligned with them.
+
+    Raises:
+        ValueError: If not.
+    """
+    keys = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+    for key in ("input_ids", "labels"):
+        value = batch.get(key) if isinstance(batch, Mapping) else None
+        if not isinstance(value, Tensor) or value.dim() != 2:
+            raise ValueError(
+                f"Patch-level training needs batches with {key!r} of shape [rows, tokens]; this one holds "
+                f"{keys}. Use a causal language modelling data loader (llm-foundry's 'text')."
+            )
+    if batch["input_ids"].shape != batch["labels"].shape:
+        raise ValueError(
+            f"'input_ids' of shape {tuple(batch['input_ids'].shape)} and 'labels' of shape "
+            f"{tuple(batch['labels'].shape)} differ; patch targets need labels aligned with the tokens."
+        )
+    _check_document_keys(batch)
+
+
+def _check_document_keys(batch: Mapping[str, Any]) -> None:
+    for key in DOCUMENT_KEYS:
+        shape = getattr(batch.get(key), "shape", None)
+        if key in batch and shape != batch["input_ids"].shape:
+            raise ValueError(
+                f"The batch holds {key!r} of shape {None if shape is None else tuple(shape)} beside "
+                f"'input_ids' of shape {tuple(batch['input_ids'].shape)}; patch-level training needs a value "
+                "for each token. Give it in the data loader's collator, or leave it out."
+            )
+
+
+def check_rows(T: int, k: int, L: int, padded: bool, first: bool = True) -> None:
+    """Checks the length of the rows against every stage of the run.
+
+    Args:
+        T: Raw tokens in a row.
+        k: Patch size of the patch stage; 1 if the run has none.
+        L: Positions the model is trained on.
+        padded: Whether the batch has an attention mask, so that rows can be padded to full patches.
+        first: Whether this is the first batch. Later padded batches may well be shorter than two
+            patches; they then predict nothing.
+
+    Raises:
+        ValueError: If some stage could neither cut nor fold the rows; it says what would.
+    """
+    patches = -(-T // k) if padded else T // k
+    if patches < 2 and (first or not padded):
+        raise ValueError(
+            f"Rows of {T} tokens are shorter than two patches of k={k}, so no position has a next patch to "
+            f"predict. Use rows of at least {2 * k} tokens (max_seq_len of the training data set), better "
+            f"k*seq_len={k * L}."
+        )
+    if L < 2:
+        raise ValueError(
+            f"seq_len={L} leaves one position in each row, which has nothing to predict. Set seq_len to at "
+            "least 2."
+        )
+    if k > 1 and T > k * L and T % (k * L):
+        raise ValueError(
+            f"Rows of {T} tokens are longer than k*seq_len={k}*{L}={k * L} and no multiple of it, so they "
+            f"cannot be cut without losing tokens. Use rows of a multiple of {k * L} tokens, or set seq_len."
+        )
+    if T > L and T % L:
+        raise ValueError(
+            f"Rows of {T} tokens are longer than seq_len={L} and no multiple of it, so the token stage "
+            f"cannot cut them. Use rows of a multiple of {L} tokens, or set seq_len to a divisor of {T}."
+        )
+    if T % k and not padded:
+        raise ValueError(
+            f"Rows of {T} tokens are no multiple of the patch size k={k}. Use rows of a multiple of {k} "
+            f"tokens, such as {T - T % k}, or another k; only rows with an attention_mask are padded."
+        )
+
+
+def check_microbatch(pieces: int, microbatch: object, model: ComposerModel) -> None:
+    """Checks that no microbatch of cut, padded rows can be without a scored label.
+
+    Args:
+        pieces: Pieces that the token stage cuts a row into.
+        microbatch: The trainer's ``device_train_microbatch_size``.
+        model: A model whose forward computes the loss, as Hugging Face's do, divides by the number of
+            scored labels and makes NaN of none. MPT's wrapper guards against it.
+
+    Raises:
+        ValueError: If a microbatch can hold only the padding of a row.
+    """
+    guarded = hasattr(model, "loss_fn")
+    if not guarded and isinstance(microbatch, int) and microbatch % pieces:
+        raise ValueError(
+            f"The token stage cuts each row into {pieces} pieces, and device_train_microbatch_size="
+            f"{microbatch} is no multiple of {pieces}: a microbatch of nothing but padding would make the "
+            f"loss NaN. Set it to a multiple of {pieces}, or pack the rows."
+        )
+
+
+def check_padding_side(batch: Mapping[str, Any], model: ComposerModel) -> None:
+    """Checks that rows are not padded on the left where MPT is trained on them.
+
+    MPT raises an error of its own where a row's first position is masked. In patches it would not meet
+    one as long as fewer than ``k`` tokens are padded, and the run would end at the switch.
+
+    Raises:
+        ValueError: If they are.
+    """
+    mask_BT = batch.get("attention_mask")
+    if mask_BT is not None and is_mpt(model) and not bool(mask_BT[:, 0].all()):
+        raise ValueError(
+            "The rows are padded on the left, which MPT cannot be trained on. Pad them on the right (the "
+            "tokenizer's padding_side: right)."
+        )
+
+
+def check_positions(seq_len: int, context: int | None) -> None:
+    """Checks that the positions asked for fit the model.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if context is not None and seq_len > context:
+        raise ValueError(
+            f"seq_len={seq_len} positions exceed the model's context of {context}. Set seq_len to at most "
+            f"{context} (a row may hold k times as many tokens), or enlarge the model's max_seq_len."
+        )

@@ -1,0 +1,55 @@
+"""What cannot run beside patch-level training, of algorithms and callbacks."""
+
+from __future__ import annotations
+
+from composer.algorithms import Alibi, LabelSmoothing, SeqLengthWarmup
+from composer.callbacks import EarlyStopper, ThresholdStopper
+from composer.core import Algorithm, State
+
+__all__ = ["refuse_company", "refuse_company_of_patches"]
+
+
+def refuse_company(state: State, kind: type[Algorithm]) -> None:
+    """Refuses what cannot run beside the algorithm of type ``kind``.
+
+    Raises:
+        ValueError: For a second instance, SeqLengthWarmup and tensor parallelism.
+    """
+    if sum(isinstance(algorithm, kind) for algorithm in state.algorithms) > 1:
+        raise ValueError("There are two patch_level algorithms; one run has one switch. Keep one of them.")
+    if any(isinstance(algorithm, SeqLengthWarmup) for algorithm in state.algorithms):
+        raise ValueError(
+            "patch_level cannot run together with SeqLengthWarmup: both change the length of rows. "
+            "Remove SeqLengthWarmup."
+        )
+    if state.tp_config is not None:
+        raise ValueError(
+            "patch_level does not support tensor parallelism (tp_config): it has not been shown to train as "
+            "data parallelism does. Use FSDP or DDP."
+        )
+
+
+def refuse_company_of_patches(state: State) -> None:
+    """Refuses what cannot run beside a patch stage, of algorithms and callbacks.
+
+    Raises:
+        ValueError: For LabelSmoothing, an Alibi that shortens rows, and callbacks that stop a run by
+            its train metrics.
+    """
+    for algorithm in state.algorithms:
+        if isinstance(algorithm, LabelSmoothing):
+            raise ValueError(
+                "patch_level cannot run together with LabelSmoothing: it smooths labels that the loss of the "
+                "patch stage does not read. Remove LabelSmoothing."
+            )
+        if isinstance(algorithm, Alibi) and algorithm.train_sequence_length_scaling != 1:
+            raise ValueError(
+                f"patch_level cannot run together with an Alibi of train_sequence_length_scaling="
+                f"{algorithm.train_sequence_length_scaling}: both change the length of rows. Set it to 1."
+            )
+    for callback in state.callbacks:
+        if isinstance(callback, (EarlyStopper, ThresholdStopper)) and callback.dataloader_label == "train":
+            raise ValueError(
+                f"{type(callback).__name__} watches the train metric {callback.monitor!r}, which the patch "
+                "stage does not have: its losses are of another kind. Set dataloader_label to 'eval'."
+            )

@@ -1,0 +1,79 @@
+"""Setting an optimizer's state back to where it started, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["ON_SWITCH", "refuse_unresettable", "reset_moments"]
+
+ON_SWITCH = ("carry", "reset")
+"""What becomes of the optimizer's state at the end of a stage."""
+
+
+# State of torch's optimizers that does not start at zero: NAdam, ASGD, Rprop and Adagrad.
+_STARTS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    "mu_product": lambda group: 1.0,
+    "mu": lambda group: 1.0,
+    "eta": lambda group: float(group["lr"]),
+    "step_size": lambda group: float(group["lr"]),
+    "sum": lambda group: float(group.get("initial_accumulator_value", 0.0)),
+}
+
+
+def reset_moments(optimizer: Optimizer) -> None:
+    """Sets the state of every parameter back to what it was before the first step, ``step`` included.
+
+    Keys, dtypes and shardings stay: a state dict that is cleared would be filled by the optimizer's
+    next step, and a checkpoint saved in between would come back with ``step`` at 1.
+
+    Args:
+        optimizer: A torch optimizer; its state may be sharded by FSDP.
+
+    Raises:
+        ValueError: If some of its state is neither tensors of values nor numbers.
+    """
+    refuse_unresettable(optimizer)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter)
+            if state:
+                _reset(state, group)
+
+
+def refuse_unresettable(optimizer: Optimizer) -> None:
+    """Refuses an optimizer whose state holds more than tensors of values and numbers.
+
+    Integers are the codes of quantized moments, and their code books stand beside them: zeros there
+    would be no start but the end of all updates.
+
+    Raises:
+        ValueError: If so.
+    """
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            codes = isinstance(value, Tensor) and value.numel() > 1 and not _is_real_or_complex(value)
+            if codes or not isinstance(value, (Tensor, int, float, type(None))):
+                kind = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"on_switch='reset' cannot reset {key!r} of {type(optimizer).__name__}, which is a "
+                    f"{kind}. Use on_switch='carry', or another optimizer."
+                )
+
+
+@torch.no_grad()
+def _reset(state: dict[str, Any], group: Mapping[str, Any]) -> None:
+    for key, value in state.items():
+        start = _STARTS[key](group) if key in _STARTS else 0.0
+        if isinstance(value, Tensor):
+            value.fill_(start)
+        elif value is not None:
+            state[key] = type(value)(start)
+
+
+def _is_real_or_complex(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -1,0 +1,149 @@
+"""One token-stage step before the first patch step, so that running out of memory shows at once.
+
+Where rows fit the model's context at token level, the switch multiplies the positions of a row by k,
+days into a run perhaps.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from composer.core import State
+from composer.core.precision import get_precision_context
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from patch_algorithm.model_access.reading import unwrap
+
+__all__ = ["RehearsalError", "rehearse"]
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory|ALLOC_FAILED", re.I)
+
+
+_STATES_WHERE_UNKNOWN = 2  # as Adam
+
+
+class RehearsalError(RuntimeError):
+    """The token stage would run out of memory."""
+
+
+def rehearse(state: State, batch: Mapping[str, Any]) -> str:
+    """Runs a forward and backward pass of a token-stage microbatch, and undoes what it did.
+
+    Weights, gradients, random numbers, buffers and the bookkeeping of DistributedDataParallel are
+    afterwards what they were before. Memory that the optimizer will take is reserved meanwhile. Where
+    the token stage accumulates gradients, two passes are made, the second onto the first's gradients.
+
+    Args:
+        state: The trainer's state, before a step.
+        batch: A whole token-stage batch of this rank, its rows cut as they will be.
+
+    Returns:
+        What was rehearsed, in words.
+
+    Raises:
+        RehearsalError: If it ran out of memory; it says what to lower.
+    """
+    rows = batch["input_ids"].shape[0]
+    size = state.device_train_microbatch_size
+    size = rows if size is None else min(rows, max(math.ceil(size), 1))
+    microbatch = state.device.batch_to_device(_first_rows(batch, rows, size))
+    what = f"a microbatch of {size} rows of {batch['input_ids'].shape[1]} positions"
+    try:
+        with _undone(unwrap(state.model)), _devices_rng(state):
+            ballast = _optimizer_memory(state.optimizers)
+            for _ in range(2 if rows > size else 1):
+                _forward_and_backward(state, microbatch)
+            del ballast
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise RehearsalError(_message(what, size)) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # blocks of these sizes serve no patch step
+    return what
+
+
+def _message(what: str, size: int) -> str:
+    lower = f"device_train_microbatch_size below {size}" if size > 1 else "seq_len, or the model's size"
+    return (
+        f"The token stage does not fit in memory: {what}, rehearsed before the first step, ran out of it. "
+        f"The run would have died at the switch. Set {lower}, or turn on activation checkpointing or FSDP. "
+        "(scale_microbatch: true lets the patch stage keep larger microbatches; rehearse_switch: false "
+        "turns the rehearsal off.)"
+    )
+
+
+def _forward_and_backward(state: State, microbatch: Any) -> None:
+    model = unwrap(state.model)
+    with get_precision_context(state.precision, state.precision_config):
+        loss: Any = model.loss(model(microbatch), microbatch)
+    total = loss["total"] if isinstance(loss, Mapping) else loss
+    total.backward()  # unscaled: a gradient scaler changes numbers, not memory
+
+
+@contextmanager
+def _undone(model: nn.Module) -> Iterator[None]:
+    gradients = [(p, p.grad) for p in model.parameters()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, before in buffers:
+                buffer.copy_(before)
+                setattr(module, name, buffer)  # a forward may have put another in its place
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextmanager
+def _devices_rng(state: State) -> Iterator[None]:
+    devices = [torch.cuda.current_device()] if state.device.name == "gpu" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def _optimizer_memory(optimizers: Any) -> list[Tensor]:
+    """What the optimizers will take at the first step and have not taken yet."""
+    taken: list[Tensor] = []
+    for optimizer in optimizers or ():
+        copies = 0 if optimizer.state else _states_per_parameter(optimizer)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    taken += [torch.empty_like(parameter, requires_grad=False) for _ in range(copies)]
+    return taken
+
+
+def _states_per_parameter(optimizer: Optimizer) -> int:
+    """How many tensors of a parameter's size an optimizer keeps: found out on one number."""
+    shape = (2, 3)
+    probe = nn.Parameter(torch.zeros(shape))
+    probe.grad = torch.zeros(shape)
+    settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    try:
+        trial = type(optimizer)([{**settings, "params": [probe]}])  # pyright: ignore[reportCallIssue]
+        trial.step()
+        return sum(isinstance(v, Tensor) and v.shape == shape for v in trial.state[probe].values())
+    except (TypeError, ValueError, RuntimeError, KeyError):  # it wants more arguments, or a GPU
+        return _STATES_WHERE_UNKNOWN
+
+
+def _first_rows(batch: Mapping[str, Any], rows: int, number: int) -> dict[str, Any]:
+    def first(value: Any) -> Any:
+        per_row = isinstance(value, (Tensor, list)) and len(value) == rows
+        return value[:number] if per_row else value
+
+    return {key: first(value) for key, value in batch.items()}

@@ -1,0 +1,158 @@
+"""What becomes of the rows of a batch in each stage: how long they are cut, and how they are folded.
+
+Shapes: B rows, T raw tokens a row, K patch size, P positions, L the model's context in positions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from composer.algorithms.warnings import NoEffectWarning
+from composer.core import State
+
+from patch_algorithm.algorithm.banner import banner
+from patch_algorithm.algorithm.batch_checks import (
+    check_batch,
+    check_microbatch,
+    check_padding_side,
+    check_rows,
+)
+from patch_algorithm.common.announce import announce
+from patch_algorithm.model_access.reading import context_length, unused_documents, unwrap, used_document_keys
+from patch_algorithm.patching.batches import PATCH_MASK, cut_batch, fold_batch
+from patch_algorithm.stages.plan import Sides, StagePlan
+from patch_algorithm.stages.timeline import Timeline
+from patch_algorithm.stages.trainer_clock import max_duration
+
+__all__ = ["RowFolder"]
+
+
+class RowFolder:
+    """Cuts and folds batches by the plan of a run, and settles what only the rows can tell.
+
+    Args:
+        timeline: The stages of the run; its plan learns ``seq_len`` from the rows.
+        sides: Which sides of the model work in patches.
+    """
+
+    def __init__(self, timeline: Timeline, sides: Sides) -> None:
+        self._timeline = timeline
+        self._sides = sides
+        self._announced = False
+        self._told_of_documents = False
+        self.start_fit()
+
+    def start_fit(self) -> None:
+        """Forgets the rows of an earlier fit, whose data loader may have been another."""
+        self._row_lengths: set[int] = set()
+
+    @property
+    def plan(self) -> StagePlan:
+        """What the run has settled on so far."""
+        return self._timeline.plan
+
+    def tokens_per_position(self, stage: int) -> int:
+        """Raw tokens that a position of a stage reads."""
+        return self.plan.k_of(stage) if self._sides.inputs else 1
+
+    def positions(self, T: int, stage: int, state: State) -> int:
+        """Positions of a piece of a row of ``T`` tokens in a stage."""
+        K = self.tokens_per_position(stage)
+        return -(-min(T, K * self._context(T, state)) // K)
+
+    def fold(self, batch: Any, stage: int, state: State) -> Any:
+        """The batch that the model is trained on in a stage.
+
+        Raises:
+            ValueError: If its rows cannot be trained on in this stage or a later one.
+        """
+        in_patches = self.plan.k_of(stage) > 1
+        if in_patches:
+            check_batch(batch)
+        T = batch["input_ids"].shape[1]
+        if T not in self._row_lengths:
+            self._on_new_length(batch, stage, state)
+        longest = self.tokens_per_position(stage) * self._context(T, state)
+        if not in_patches and T <= longest:
+            return batch
+        keys = used_document_keys(batch, unwrap(state.model))
+        if not self._told_of_documents and unused_documents(batch, keys):
+            self._warn_of_documents()
+        if T > longest:
+            batch = cut_batch(batch, longest, keys)
+        if not in_patches:
+            return batch
+        folded = fold_batch(
+            batch,
+            self.plan.k_of(stage),
+            patch_inputs=self._sides.inputs,
+            patch_targets=self._sides.targets,
+            document_keys=keys,
+        )
+        if keys:
+            self._tell_of_documents(batch, folded)
+        return folded
+
+    def at_token_level(self, batch: Any, state: State) -> Any:
+        """The batch as the token stage will have it."""
+        return self.fold(batch, len(self.plan.stages), state)
+
+    def _context(self, T: int, state: State) -> int:
+        """The positions L that rows of T tokens are cut to; settles them on the way."""
+        L, from_rows = self.plan.seq_len, self.plan.seq_len_from_rows
+        if L is None or (from_rows and T > L):
+            context = context_length(unwrap(state.model))
+            L = T if context is None else min(T, context)
+            from_rows = context is None or T <= context
+            self._timeline.plan = replace(self.plan, seq_len=L, seq_len_from_rows=from_rows)
+        return L
+
+    def _on_new_length(self, batch: Any, stage: int, state: State) -> None:
+        """Checks rows of a length not seen before, for every stage; padded batches come in several."""
+        T = batch["input_ids"].shape[1]
+        L = self._context(T, state)
+        remaining = [self.tokens_per_position(i) for i in range(stage, len(self.plan.stages))]
+        if remaining or T > L:
+            check_batch(batch)
+            check_padding_side(batch, unwrap(state.model))
+            padded = "attention_mask" in batch
+            for K in remaining or [1]:
+                check_rows(T, K, L, padded, first=not self._row_lengths)
+            if padded and T > L:
+                check_microbatch(T // L, state.device_train_microbatch_size, unwrap(state.model))
+        elif not self.plan.stages and not self._row_lengths:
+            warnings.warn(
+                f"patch_level has no effect: the run trains at token level, and rows of {T} tokens need no "
+                f"cutting to seq_len={L}.",
+                NoEffectWarning,
+                stacklevel=2,
+            )
+        self._row_lengths.add(T)
+        if not self._announced:
+            announce(banner(self.plan, T, stage, max_duration(state), self._sides.inputs))
+            self._announced = True
+
+    def _warn_of_documents(self) -> None:
+        self._told_of_documents = True
+        warnings.warn(
+            "The batch tells documents apart (sequence_id or position_ids), but the model does not go by it: "
+            "they are concatenated, as in the paper. MPT keeps them apart with attn_uses_sequence_id: true, "
+            "Hugging Face models where their forward takes position_ids.",
+            stacklevel=2,
+        )
+
+    def _tell_of_documents(self, batch: Mapping[str, Any], folded: Mapping[str, Any]) -> None:
+        if self._told_of_documents or PATCH_MASK not in folded:
+            return
+        mask = batch.get("attention_mask")
+        real = int(batch["input_ids"].numel() if mask is None else mask.sum())
+        unread = real - int(folded[PATCH_MASK].sum())
+        if unread:
+            self._told_of_documents = True
+            announce(
+                f"patch_level: documents are kept apart. {unread} of this batch's {real} tokens stand in "
+                "patches of the document after theirs, and are predicted but not read."
+            )

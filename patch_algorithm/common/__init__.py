@@ -1,0 +1,1 @@
+"""Small things that know no domain. Import them from their modules: some need Composer, others nothing."""

@@ -1,0 +1,11 @@
+"""Tensors: the K-target cross-entropy, with one softmax per position.
+
+Pure functions that need torch alone.
+"""
+
+from __future__ import annotations
+
+from patch_algorithm.loss.cross_entropy import IGNORE_INDEX, PatchLoss, patch_cross_entropy
+from patch_algorithm.loss.weights import TARGET_WEIGHTS, target_weights
+
+__all__ = ["IGNORE_INDEX", "TARGET_WEIGHTS", "PatchLoss", "patch_cross_entropy", "target_weights"]

@@ -1,0 +1,99 @@
+"""The K-target cross-entropy in torch alone, a chunk of rows at a time.
+
+Shapes: N positions, V vocabulary, K targets per position.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["PatchCrossEntropy"]
+
+# Rows are upcast and exponentiated a chunk at a time: small enough to stay in a CPU's cache, large
+# enough on an accelerator that launching the kernels costs nothing beside running them.
+_CHUNK_ELEMENTS_CPU = 2**19
+
+
+_CHUNK_ELEMENTS_ACCELERATOR = 2**25
+
+
+def _rows_per_chunk(logits_NV: Tensor) -> int:
+    cpu = logits_NV.device.type == "cpu"
+    budget = _CHUNK_ELEMENTS_CPU if cpu else _CHUNK_ELEMENTS_ACCELERATOR
+    return max(1, budget // logits_NV.shape[1])
+
+
+def _chunks(logits_NV: Tensor) -> list[slice]:
+    step = _rows_per_chunk(logits_NV)
+    return [slice(start, start + step) for start in range(0, logits_NV.shape[0], step)]
+
+
+def _work(logits_NV: Tensor, dtype: torch.dtype) -> Tensor:
+    """One buffer for all chunks: on a CPU, fresh memory for each costs more than the arithmetic."""
+    rows = min(_rows_per_chunk(logits_NV), logits_NV.shape[0])
+    return logits_NV.new_empty((rows, logits_NV.shape[1]), dtype=dtype)
+
+
+def _upcast(rows_nV: Tensor, work_nV: Tensor) -> Tensor:
+    if rows_nV.dtype == work_nV.dtype:
+        return rows_nV
+    return work_nV[: len(rows_nV)].copy_(rows_nV)
+
+
+class PatchCrossEntropy(torch.autograd.Function):
+    """Saves one log-sum-exp per row, and makes the gradient from it in one pass over the logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_NV: Tensor, targets_NK: Tensor, ignore_index: int, weights_K: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum, the number of valid pairs and the number of hits."""
+        dtype = torch.promote_types(logits_NV.dtype, torch.float32)
+        valid_NK = targets_NK != ignore_index
+        safe_NK = targets_NK.masked_fill(~valid_NK, 0)
+        weight_NK = valid_NK if weights_K is None else valid_NK * weights_K.to(logits_NV.device, dtype)
+        weight_N = weight_NK.sum(dim=-1)
+        # Relative to the maximum, as in a log-softmax: a log-sum-exp with the maximum added back
+        # loses the digits that a large offset common to a position's logits takes up.
+        max_N = logits_NV.new_empty(logits_NV.shape[0], dtype=dtype)
+        best_N = torch.empty_like(max_N, dtype=torch.int64)
+        sum_N = torch.empty_like(max_N)
+        work_nV = _work(logits_NV, dtype)
+        for rows in _chunks(logits_NV):
+            chunk_nV = _upcast(logits_NV[rows], work_nV)
+            torch.max(chunk_nV, dim=-1, out=(max_N[rows], best_N[rows]))
+            exp_nV = torch.sub(chunk_nV, max_N[rows, None], out=work_nV[: len(chunk_nV)]).exp_()
+            torch.sum(exp_nV, dim=-1, out=sum_N[rows])
+        chosen_NK = logits_NV.gather(1, safe_NK).to(dtype) - max_N[:, None]
+        # where(), not a product with the mask: the sum stays finite whatever an unscored position holds.
+        gain = torch.where(valid_NK, chosen_NK if weights_K is None else chosen_NK * weight_NK, 0).sum()
+        total = torch.where(weight_N > 0, weight_N * sum_N.log(), 0).sum() - gain
+        hits = ((safe_NK == best_N[:, None]) & valid_NK).sum()
+        count = valid_NK.sum()
+        ctx.save_for_backward(logits_NV, max_N, sum_N, safe_NK, weight_NK, weight_N)
+        ctx.mark_non_differentiable(count, hits)
+        return total, count, hits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient of the sum."""
+        logits_NV, max_N, sum_N, safe_NK, weight_NK, weight_N = ctx.saved_tensors
+        weight_N1 = ((weight_N * grads[0]) / sum_N)[:, None]
+        minus_NK = weight_NK * -grads[0]
+        grad_NV = torch.empty_like(logits_NV)
+        # Rows already in the accumulation dtype are worked on in place, in the result.
+        in_place = logits_NV.dtype == sum_N.dtype
+        work_nV = None if in_place else _work(logits_NV, sum_N.dtype)
+        for rows in _chunks(logits_NV):
+            chunk_nV = logits_NV[rows] if work_nV is None else _upcast(logits_NV[rows], work_nV)
+            result_nV = grad_NV[rows] if work_nV is None else chunk_nV
+            torch.sub(chunk_nV, max_N[rows, None], out=result_nV).exp_().mul_(weight_N1[rows])
+            result_nV.scatter_add_(1, safe_NK[rows], minus_NK[rows])
+            if not in_place:
+                grad_NV[rows] = result_nV
+        return grad_NV, None, None, None

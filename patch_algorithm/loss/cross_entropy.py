@@ -1,0 +1,101 @@
+"""The K-target cross-entropy of patch-level training, exact and with one softmax per position.
+
+Shapes: N positions (all leading dimensions, flattened), V vocabulary, K targets per position.
+
+The paper scores one output distribution against every token of the next patch (arXiv 2407.12665,
+equation 2); over the valid (position, target) pairs that is
+
+    sum_i (n_i * logsumexp(z_i) - sum_j z_i[y_ij]),    n_i = number of valid targets of position i
+
+so a single log-sum-exp and K gathered logits per position suffice, where K calls of an ordinary
+cross-entropy would repeat the softmax K times. With weights by the place in the patch, n_i is the sum
+of the weights of the valid targets, and a gathered logit counts as its target does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor
+
+from patch_algorithm.loss.chunked import PatchCrossEntropy
+
+__all__ = ["IGNORE_INDEX", "PatchLoss", "patch_cross_entropy"]
+
+IGNORE_INDEX = -100
+"""Label value that marks a token as not scored, as in torch and Hugging Face."""
+
+
+@dataclass(frozen=True)
+class PatchLoss:
+    """What :func:`patch_cross_entropy` returns; all three are scalar tensors.
+
+    Attributes:
+        sum: Cross-entropy in nats, summed over the valid (position, target) pairs; differentiable.
+            float32, or float64 if the logits are.
+        count: Number of valid pairs, int64.
+        hits: Number of valid pairs whose target is the position's most likely token, int64.
+    """
+
+    sum: Tensor
+    count: Tensor
+    hits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the valid pairs; zero where there is none."""
+        return self.sum / self.count.clamp(min=1)
+
+
+def patch_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    ignore_index: int = IGNORE_INDEX,
+    weights: Tensor | None = None,
+) -> PatchLoss:
+    """Scores each position's distribution against all of its targets.
+
+    The arithmetic is float32 whatever the dtype of the logits (float64 for float64 logits), upcast
+    in chunks of rows; the gradient is the only buffer of the size of the logits. With one target
+    per position this is ordinary cross-entropy. The order of a position's targets is irrelevant, and
+    a token that stands twice in a patch counts twice (equation 2).
+
+    Args:
+        logits: ``[..., V]``, any floating dtype.
+        targets: ``[..., K]``, int64 token ids, with the same leading dimensions.
+        ignore_index: Target value that is not scored.
+        weights: ``[K]``, what a target counts by its place among the position's targets; see
+            :func:`target_weights`. The number of pairs stays a plain number, so that with weights of
+            mean 1 microbatches can be weighed by it.
+
+    Returns:
+        The sum, the number of pairs and the number of hits; divide for the mean.
+
+    Raises:
+        ValueError: If the leading dimensions differ, or there is not one weight for each target.
+
+    Example:
+        >>> import torch
+        >>> logits_BPV = torch.zeros(1, 2, 3)
+        >>> targets_BPK = torch.tensor([[[0, 1], [2, -100]]])
+        >>> loss = patch_cross_entropy(logits_BPV, targets_BPK)
+        >>> int(loss.count), round(float(loss.mean), 4)  # ln 3: every token is equally likely
+        (3, 1.0986)
+    """
+    if logits.shape[:-1] != targets.shape[:-1]:
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)} "
+            "disagree in their leading dimensions; expected [..., V] and [..., K]."
+        )
+    if weights is not None and weights.shape != targets.shape[-1:]:
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} do not fit {targets.shape[-1]} targets per position."
+        )
+    logits_NV = logits.reshape(-1, logits.shape[-1])
+    targets_NK = targets.reshape(-1, targets.shape[-1])
+    parts = cast(
+        "tuple[Tensor, Tensor, Tensor]",
+        PatchCrossEntropy.apply(logits_NV, targets_NK, ignore_index, weights),
+    )
+    return PatchLoss(*parts)

@@ -1,0 +1,51 @@
+"""Whether a finished run has learnt something in every stage."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from patch_algorithm.monitoring.stage_costs import RunRecord
+
+__all__ = ["loss_drop", "shortcomings"]
+
+
+def loss_drop(losses: Sequence[float]) -> tuple[float, float]:
+    """The mean loss of the first and of the last tenth of the steps, at least one step each."""
+    tenth = max(1, len(losses) // 10)
+    return statistics.fmean(losses[:tenth]), statistics.fmean(losses[-tenth:])
+
+
+def shortcomings(record: RunRecord, required_drop: float) -> list[str]:
+    """What keeps a finished run from having learnt something in every stage.
+
+    Args:
+        record: The finished run.
+        required_drop: What the mean loss of the last tenth of a stage must at least be below that of
+            its first tenth, in nats.
+
+    Returns:
+        A sentence for each shortcoming; none where all is well.
+    """
+    found = []
+    for stage in record.stages:
+        first, last = loss_drop(stage.losses)
+        if not first - last >= required_drop:  # written so that NaN falls short, too
+            found.append(
+                f"The loss of the {stage.name} stage went from {first:.3f} (mean of its first tenth) to "
+                f"{last:.3f} (last tenth); a drop of at least {required_drop} was required."
+            )
+    if record.switch is None:
+        return found
+    at_switch, at_end = record.eval_at(record.switch), record.eval_at(record.steps)
+    for moment, loss, batch in (
+        ("switch", at_switch, record.switch),
+        ("end", at_end, record.steps),
+    ):
+        if loss is None:
+            found.append(
+                f"There was no evaluation at the {moment} (batch {batch}): let eval_interval divide it."
+            )
+    if at_switch is not None and at_end is not None and not at_end < at_switch:
+        found.append(f"The eval loss at the end, {at_end:.3f}, is not below {at_switch:.3f} at the switch.")
+    return found

@@ -1,0 +1,205 @@
+"""A whole batch cut or folded, with everything that runs along with its tokens.
+
+Shapes: B rows, T raw tokens a row, K patch size, P positions (T / K).
+
+Everything here is a pure function of tensors and needs torch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from patch_algorithm.loss.cross_entropy import IGNORE_INDEX
+from patch_algorithm.patching.documents import documents_of, fold_documents, positions_in_documents
+from patch_algorithm.patching.rows import (
+    cut_rows,
+    fold_rows,
+    next_patch_targets,
+    next_tokens_targets,
+    require_multiple,
+)
+
+__all__ = ["PATCH_IDS", "PATCH_MASK", "PATCH_TARGETS", "cut_batch", "fold_batch"]
+
+PATCH_IDS = "patch_ids"
+"""Batch key of the folded token ids, ``[B, P, K]``."""
+
+
+PATCH_MASK = "patch_mask"
+"""Batch key of the folded attention mask, ``[B, P, K]``; absent where every token is real."""
+
+
+PATCH_TARGETS = "patch_targets"
+"""Batch key of the tokens each position is scored against, ``[B, P, K]``."""
+
+
+# Keys that fold_batch gives a meaning of their own, or drops.
+_FOLDED_KEYS = {"input_ids", "labels", "attention_mask", "sequence_id", "position_ids"}
+
+
+# Per-row counts that llm-foundry's collator adds, and its trainer weighs microbatches by.
+_TOTAL = "total_tokens"
+
+
+_SCORED = "loss_generating_tokens"
+
+
+def cut_batch(batch: Mapping[str, Any], length: int, document_keys: Collection[str] = ()) -> dict[str, Any]:
+    """Cuts the rows of a batch and everything that runs along with them.
+
+    Args:
+        batch: ``input_ids`` ``[B, T]`` and any further values. Tensors of ``[B, T, ...]`` are cut
+            alike, other values with one entry per row are repeated for each piece of the row, and
+            llm-foundry's per-row counts are counted anew. The documents of ``sequence_id`` are numbered
+            anew in each piece.
+        length: Tokens per row of the result; divides T.
+        document_keys: Which of :data:`.DOCUMENT_KEYS` the model keeps documents apart by. Without
+            ``position_ids`` among them these are dropped: positions start anew in each piece. With
+            them they start anew in each piece and in each document.
+
+    Returns:
+        A new batch of ``B * T / length`` rows.
+
+    Raises:
+        ValueError: If T is not a multiple of ``length``.
+    """
+    B, T = batch["input_ids"].shape
+    require_multiple(T, length, "cut into rows")
+    pieces = T // length
+    cut: dict[str, Any] = {}
+    for key, value in batch.items():
+        if key == "position_ids":
+            continue
+        if isinstance(value, Tensor) and value.shape[:2] == (B, T):
+            cut[key] = cut_rows(value, length)
+        elif isinstance(value, Tensor) and value.shape[:1] == (B,):
+            cut[key] = value.repeat_interleave(pieces, dim=0)
+        elif isinstance(value, list) and len(value) == B:
+            cut[key] = [entry for entry in value for _ in range(pieces)]
+        else:
+            cut[key] = value
+    if _TOTAL in cut:
+        cut[_TOTAL] = _real_tokens(cut["input_ids"], cut.get("attention_mask"))
+    if "attention_mask" in cut:
+        cut["attention_mask"] = _with_a_first_token(cut["attention_mask"])
+    if "sequence_id" in cut:
+        # After the mask: a real token, even a made-up one, needs a document.
+        cut["sequence_id"] = documents_of(cut, ("sequence_id",))
+    if "position_ids" in batch and "position_ids" in document_keys:
+        documents_BT = documents_of(batch, document_keys)
+        if documents_BT is not None:
+            cut["position_ids"] = positions_in_documents(cut_rows(documents_BT, length))
+    if _SCORED in cut:
+        cut[_SCORED] = (cut["labels"][:, 1:] != IGNORE_INDEX).sum(dim=1).tolist()
+    return cut
+
+
+def fold_batch(
+    batch: Mapping[str, Any],
+    k: int,
+    *,
+    patch_inputs: bool = True,
+    patch_targets: bool = True,
+    document_keys: Collection[str] = (),
+) -> dict[str, Any]:
+    """Folds a batch of token rows into patches.
+
+    Rows with an attention mask whose length is not a multiple of ``k`` are padded on the right with
+    tokens that count for nothing. A patch without a real token is masked and predicts nothing.
+
+    Args:
+        batch: ``input_ids`` and ``labels`` ``[B, T]`` int64, aligned; ``attention_mask`` ``[B, T]``
+            if there is padding. Values with one entry per row are kept.
+        k: Patch size.
+        patch_inputs: Whether positions read patches; else they read single tokens, and P = T.
+        patch_targets: Whether positions are scored against the ``k`` tokens that come next; else
+            against the next one alone.
+        document_keys: Which of :data:`.DOCUMENT_KEYS` the model keeps documents apart by; see
+            :mod:`patch_algorithm.documents`. The others are dropped, which concatenates documents.
+            Targets come from ``labels`` alone, across documents too, as at token level.
+
+    Returns:
+        A new batch. ``input_ids`` ``[B, P]`` (each patch's first token: models read its shape),
+        ``attention_mask`` ``[B, P]`` if there was one, :data:`PATCH_IDS`, :data:`PATCH_TARGETS` and,
+        with a mask or documents, :data:`PATCH_MASK`, all ``[B, P, K]`` (K is 1 where a side is single
+        tokens); ``sequence_id`` and ``position_ids`` ``[B, P]`` if asked for; ``total_tokens`` (raw
+        tokens) and ``loss_generating_tokens`` (valid pairs of position and target), lists with an
+        entry per row.
+
+    Raises:
+        ValueError: If T is no multiple of ``k`` and there is no mask, or if the batch holds another
+            value per token, which nothing says how to fold.
+    """
+    B, T = batch["input_ids"].shape
+    _refuse_unknown_token_values(batch, B, T)
+    K = k if patch_inputs else 1
+    mask_BT: Tensor | None = batch.get("attention_mask")
+    missing = -T % K if mask_BT is not None else 0
+    folded = {key: value for key, value in batch.items() if key not in _FOLDED_KEYS}
+    ids_BPK = fold_rows(F.pad(batch["input_ids"], (0, missing), value=0), K)
+    labels_BT = F.pad(batch["labels"], (0, missing), value=IGNORE_INDEX)
+    targets_BPK = _targets(labels_BT, k, patch_inputs, patch_targets)
+    folded["input_ids"] = ids_BPK[:, :, 0].contiguous()
+    documents_BT = documents_of(batch, document_keys)
+    mask_BPK = None
+    if documents_BT is not None:
+        documents = fold_documents(fold_rows(F.pad(documents_BT, (0, missing), value=-1), K))
+        mask_BPK = documents.mask_BPK
+        if "sequence_id" in document_keys and "sequence_id" in batch:
+            folded["sequence_id"] = documents.documents_BP
+        if "position_ids" in document_keys and "position_ids" in batch:
+            folded["position_ids"] = positions_in_documents(documents.documents_BP)
+    elif mask_BT is not None:
+        mask_BPK = fold_rows(F.pad(mask_BT, (0, missing), value=0), K)
+    if mask_BPK is not None:
+        folded[PATCH_MASK] = mask_BPK
+    if mask_BPK is not None and mask_BT is not None:
+        mask_BP = mask_BPK.to(mask_BT.dtype).amax(dim=-1)
+        targets_BPK = targets_BPK.masked_fill(~mask_BP.bool()[..., None], IGNORE_INDEX)
+        folded["attention_mask"] = mask_BP
+    folded[PATCH_IDS] = ids_BPK
+    folded[PATCH_TARGETS] = targets_BPK
+    if _TOTAL not in batch:
+        folded[_TOTAL] = _real_tokens(batch["input_ids"], mask_BT)
+    folded[_SCORED] = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
+    return folded
+
+
+def _targets(labels_BT: Tensor, k: int, patch_inputs: bool, patch_targets: bool) -> Tensor:
+    if not patch_inputs:
+        return next_tokens_targets(labels_BT, k if patch_targets else 1)
+    targets_BPK = next_patch_targets(labels_BT, k)
+    return targets_BPK if patch_targets else targets_BPK[..., :1].contiguous()
+
+
+def _real_tokens(ids_BT: Tensor, mask_BT: Tensor | None) -> list[int]:
+    if mask_BT is None:
+        return [ids_BT.shape[1]] * ids_BT.shape[0]
+    return mask_BT.sum(dim=1).tolist()
+
+
+def _with_a_first_token(mask_BT: Tensor) -> Tensor:
+    """Unmasks the first token of rows that are all padding, which models refuse or turn into NaN.
+
+    Such a row is a piece of a longer one. Its labels are ignored, so it predicts nothing either way;
+    leaving it out would let ranks disagree on the number of their microbatches.
+    """
+    empty_B = ~mask_BT.bool().any(dim=1)
+    mask_BT = mask_BT.clone()
+    mask_BT[:, 0] = mask_BT[:, 0].masked_fill(empty_B, 1)
+    return mask_BT
+
+
+def _refuse_unknown_token_values(batch: Mapping[str, Any], B: int, T: int) -> None:
+    for key, value in batch.items():
+        per_token = isinstance(value, Tensor) and value.shape[:2] == (B, T)
+        if per_token and key not in _FOLDED_KEYS:
+            raise ValueError(
+                f"The batch holds {key!r} of shape {tuple(value.shape)}, a value for each token, and "
+                "patch-level training does not know how to fold it. Remove it from the data loader, "
+                "or train this data at token level."
+            )

@@ -1,0 +1,168 @@
+"""What a run's stages will be at a later point of the trainer's clock, for schedulers and estimates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+from composer.core import State, Time, Timestamp, TimeUnit
+
+from patch_algorithm.stages.boundaries import in_batches
+from patch_algorithm.stages.plan import StageClock
+from patch_algorithm.stages.trainer_clock import dataloader_len, max_duration, raw_tokens
+
+__all__ = [
+    "StagedAlgorithm",
+    "after_this_step",
+    "clock_at",
+    "coming_stages",
+    "epochs_in_batches",
+    "find_patch_level",
+    "present_stage",
+    "state_at",
+    "tokens_left",
+]
+
+
+class StagedAlgorithm(Protocol):
+    """What is read of the algorithm that puts a run in stages; :class:`.PatchLevel` is one."""
+
+    def stage_clock(self, state: State) -> StageClock:
+        """The stage that a step at the trainer's present clock belongs to."""
+        ...
+
+
+class _StateAt:
+    """A trainer's state with another clock; everything else is the trainer's."""
+
+    def __init__(self, state: State, timestamp: Timestamp, max_duration: Time[int] | None) -> None:
+        self._state = state
+        self.timestamp = timestamp
+        self.max_duration = max_duration
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+    def get_elapsed_duration(self) -> Time[float] | None:
+        """What :meth:`composer.State.get_elapsed_duration` says of this clock."""
+        return State.get_elapsed_duration(cast(State, self))
+
+
+def state_at(state: State, timestamp: Timestamp, max_duration: Time[int] | None = None) -> State:
+    """``state`` as it is read at ``timestamp``, in a run of ``max_duration`` (default: the trainer's)."""
+    return cast(State, _StateAt(state, timestamp, max_duration or state.max_duration))
+
+
+def find_patch_level(state: State) -> StagedAlgorithm | None:
+    """The run's :class:`.PatchLevel`, if it has one."""
+    # By what is read of it: importing the algorithm from here would turn the house upside down.
+    found = (algorithm for algorithm in state.algorithms if hasattr(algorithm, "stage_clock"))
+    return cast("StagedAlgorithm | None", next(found, None))
+
+
+def clock_at(algorithm: StagedAlgorithm, state: State, timestamp: Timestamp) -> StageClock:
+    """The stage that a step starting at ``timestamp`` belongs to.
+
+    Its ``started`` is only meaningful for stages that have started.
+    """
+    return algorithm.stage_clock(state_at(state, timestamp))
+
+
+def after_this_step(state: State) -> Timestamp:
+    """Where the clock will stand when the step that starts now has ended, by the mean size of a batch."""
+    now, batches = state.timestamp, dataloader_len(state)
+    steps = max(int(now.batch.value), 1)
+    after = now.to_next_batch(
+        samples=math.ceil(now.sample.value / steps), tokens=math.ceil(now.token.value / steps)
+    )
+    # Composer counts an epoch only once its last batch's events are over.
+    if batches is not None and int(after.batch_in_epoch.value) >= batches:
+        return after.to_next_epoch()
+    return after
+
+
+def coming_stages(algorithm: StagedAlgorithm, state: State) -> list[StageClock]:
+    """The present stage and those to come, as far as their boundaries tell.
+
+    Of a stage to come ``started`` is set on the counter of the boundary only; the others stay at the
+    present.
+    """
+    batches = dataloader_len(state)
+    stages = [algorithm.stage_clock(state)]
+    now = state.timestamp
+    while stages[-1].index + 1 < stages[-1].count:
+        ends = stages[-1].ends
+        now = _set(now, ends)
+        if batches is not None:  # a later boundary may be in the other of the two units
+            now = _set(now, in_batches(ends, batches))
+        following = clock_at(algorithm, state, now)
+        if following.index <= stages[-1].index:
+            break
+        stages.append(replace(following, started=now))
+    return stages
+
+
+def _set(timestamp: Timestamp, time: Time[int]) -> Timestamp:
+    def value(unit: TimeUnit) -> int:
+        present = int(timestamp.get(unit).value)
+        return max(int(time.value), present) if time.unit == unit else present
+
+    return timestamp.copy(
+        epoch=value(TimeUnit.EPOCH),
+        batch=value(TimeUnit.BATCH),
+        sample=value(TimeUnit.SAMPLE),
+        token=value(TimeUnit.TOKEN),
+    )
+
+
+def tokens_left(state: State) -> list[tuple[StageClock, float]] | None:
+    """The raw tokens that the present stage and each stage to come will still take.
+
+    Returns:
+        ``None`` before the first step, and where the end of a stage cannot be told in batches.
+    """
+    algorithm = find_patch_level(state)
+    stages = [present_stage(state)] if algorithm is None else coming_stages(algorithm, state)
+    left, before = [], float(raw_tokens(state.timestamp))
+    for stage in stages:
+        ends = _tokens_at(stage.ends, state)
+        if ends is None:
+            return None
+        left.append((stage, max(ends - before, 0.0)))
+        before = max(ends, before)
+    return left
+
+
+def _tokens_at(time: Time[int], state: State) -> float | None:
+    """The raw tokens that the run will have taken at ``time``, if batches stay as they have been."""
+    batches = dataloader_len(state)
+    if batches is not None:
+        time = in_batches(time, batches)
+    passed = state.timestamp.get(time.unit).value
+    return time.value * raw_tokens(state.timestamp) / passed if passed > 0 else None
+
+
+def present_stage(state: State) -> StageClock:
+    """The run's present stage; a run without ``patch_level`` is one token stage."""
+    algorithm = find_patch_level(state)
+    if algorithm is not None:
+        return algorithm.stage_clock(state)
+    return StageClock(index=0, count=1, k=1, started=Timestamp(), ends=max_duration(state))
+
+
+def epochs_in_batches(time: Time[Any], state: State) -> Time[Any]:
+    """``time`` with epochs turned into batches; other units stay.
+
+    Raises:
+        ValueError: For epochs, if the data loader does not know its length.
+    """
+    batches = dataloader_len(state)
+    if time.unit != TimeUnit.EPOCH:
+        return time
+    if batches is None:
+        raise ValueError(
+            f"{time.to_timestring()!r} is in epochs, and the data loader does not know its length. Give "
+            "times in batches, samples or tokens ('ba', 'sp' or 'tok')."
+        )
+    return in_batches(time, batches)

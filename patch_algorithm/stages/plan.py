@@ -1,0 +1,200 @@
+"""The stages of a run: what it has settled on, saved with it, and held when it is resumed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from composer.core import Time, Timestamp, TimeUnit
+
+from patch_algorithm.stages.boundaries import is_below, require_order, resolve_boundary
+
+__all__ = ["ON_MISMATCH", "Sides", "Stage", "StageClock", "StagePlan", "settle"]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which sides of the model work in patches; both are the method.
+
+    Attributes:
+        inputs: Whether positions read patches; else single tokens.
+        targets: Whether positions are scored against the next ``k`` tokens; else against the next one.
+    """
+
+    inputs: bool = True
+    targets: bool = True
+
+
+ON_MISMATCH = ("error", "use_checkpoint", "use_config")
+"""What to do where a checkpoint and the configuration disagree."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A patch stage.
+
+    Attributes:
+        k: Tokens per patch.
+        until: Where the stage ends, on the trainer's clock.
+    """
+
+    k: int
+    until: Time[int]
+
+
+@dataclass(frozen=True)
+class StageClock:
+    """Where a run stands; what the learning rate and the monitor go by.
+
+    Attributes:
+        index: The present stage, from 0; ``count - 1`` is the token stage.
+        count: Stages of the run, the token stage among them.
+        k: Tokens per position of the present stage; 1 in the token stage.
+        started: The trainer's clock when the present stage began.
+        ends: Where the present stage ends; ``max_duration`` for the token stage.
+    """
+
+    index: int
+    count: int
+    k: int
+    started: Timestamp
+    ends: Time[int]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a run has settled on; saved with it, and held when it is resumed or extended.
+
+    Attributes:
+        stages: The patch stages in their order; the token stage follows them.
+        seq_len: Positions the model is trained on; ``None`` until the first batch has been seen.
+        length: The run length that fractions were taken of; ``None`` if all ends were times.
+        seq_len_from_rows: Whether ``seq_len`` is no more than the longest row seen, which longer rows
+            that the model can take raise.
+    """
+
+    stages: tuple[Stage, ...]
+    seq_len: int | None
+    length: Time[int] | None
+    seq_len_from_rows: bool = False
+
+    def k_of(self, index: int) -> int:
+        """Tokens per position in a stage; 1 in the token stage."""
+        return self.stages[index].k if index < len(self.stages) else 1
+
+    def index_at(self, timestamp: Timestamp, entered: int = 0) -> int:
+        """The stage of a step that starts at ``timestamp``.
+
+        Args:
+            timestamp: The trainer's clock.
+            entered: The latest stage entered so far: none before it is entered again.
+        """
+        index = entered
+        while index < len(self.stages) and not is_below(timestamp, self.stages[index].until):
+            index += 1
+        return index
+
+    @property
+    def switch(self) -> Time[int] | None:
+        """Where the last patch stage ends and the token stage begins; ``None`` without a patch stage."""
+        return self.stages[-1].until if self.stages else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plan in primitives, as checkpoints want it."""
+        return {
+            "stages": [
+                {"k": stage.k, "until": stage.until.value, "unit": stage.until.unit.value}
+                for stage in self.stages
+            ],
+            "seq_len": self.seq_len,
+            "seq_len_from_rows": self.seq_len_from_rows,
+            "length": None if self.length is None else self.length.value,
+            "length_unit": None if self.length is None else self.length.unit.value,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> StagePlan:
+        """The plan that :meth:`state_dict` was made from."""
+        length = state["length"]
+        return cls(
+            stages=tuple(Stage(entry["k"], Time(entry["until"], entry["unit"])) for entry in state["stages"]),
+            seq_len=state["seq_len"],
+            length=None if length is None else Time(length, state["length_unit"]),
+            seq_len_from_rows=state["seq_len_from_rows"],
+        )
+
+    def __str__(self) -> str:
+        if not self.stages:
+            return f"token level throughout, seq_len={self.seq_len}"
+        if len(self.stages) == 1:
+            (stage,) = self.stages
+            return f"k={stage.k}, switch at {stage.until.to_timestring()}, seq_len={self.seq_len}"
+        listed = ", ".join(f"k={stage.k} until {stage.until.to_timestring()}" for stage in self.stages)
+        return f"{listed}, seq_len={self.seq_len}"
+
+
+def settle(
+    asked: Sequence[tuple[int, float | Time[int]]],
+    seq_len: int | None,
+    length: Time[int] | None,
+    saved: StagePlan | None,
+    on_mismatch: str,
+) -> StagePlan:
+    """The plan of this run: the checkpoint's, if there is one and the configuration agrees with it.
+
+    Args:
+        asked: Patch sizes and ends, as configured; see :func:`parse_stages`.
+        seq_len: Positions, as configured; ``None`` for the default.
+        length: What :func:`run_length` returned; may be ``None`` where all ends are times.
+        saved: The checkpoint's plan, ``None`` for a new run.
+        on_mismatch: One of :data:`ON_MISMATCH`.
+
+    Raises:
+        ValueError: If stages are out of order, or checkpoint and configuration disagree and
+            ``on_mismatch`` is ``error``.
+    """
+    fractions = not all(isinstance(end, Time) for _, end in asked)
+    configured = StagePlan(_resolved(asked, length), seq_len, length if fractions else None)
+    if saved is None:
+        return configured
+    # A fraction means a fraction of the duration the run was started with: extending a run does
+    # not move its switch.
+    as_started = configured.stages
+    if fractions and saved.length is not None:
+        as_started = _resolved(asked, saved.length)
+    same_stages = _same_stages(as_started, saved.stages)
+    if same_stages and (None in (seq_len, saved.seq_len) or seq_len == saved.seq_len):
+        if not _same_stages(configured.stages, saved.stages):
+            warnings.warn(
+                f"The run was started with {saved}, which holds; the same fractions of the present "
+                f"max_duration would be {configured}.",
+                stacklevel=2,
+            )
+        if seq_len is not None:
+            return replace(saved, seq_len=seq_len, seq_len_from_rows=False)
+        return saved
+    if same_stages:
+        configured = replace(configured, stages=saved.stages, length=saved.length)
+    if on_mismatch == "error":
+        raise ValueError(
+            f"The checkpoint was trained with {saved}, the configuration says {configured}. Change the "
+            "configuration, or set on_mismatch to 'use_checkpoint' or 'use_config'."
+        )
+    return saved if on_mismatch == "use_checkpoint" else configured
+
+
+def _resolved(asked: Sequence[tuple[int, float | Time[int]]], length: Time[int] | None) -> tuple[Stage, ...]:
+    stages = tuple(Stage(k, resolve_boundary(end, length)) for k, end in asked)
+    for number in range(1, len(stages)):
+        require_order(stages[number - 1].until, stages[number].until, number)
+    return stages
+
+
+def _same_stages(one: tuple[Stage, ...], other: tuple[Stage, ...]) -> bool:
+    # Composer refuses to compare times of different units, even for equality.
+    def key(stages: tuple[Stage, ...]) -> list[tuple[int, object, TimeUnit]]:
+        return [(stage.k, stage.until.value, stage.until.unit) for stage in stages]
+
+    return key(one) == key(other)

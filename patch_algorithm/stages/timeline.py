@@ -1,0 +1,171 @@
+"""The stages of one run on the trainer's clock: settled once, saved with it, never gone back in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from composer.core import State, Time, Timestamp
+
+from patch_algorithm.stages.boundaries import in_batches, run_length
+from patch_algorithm.stages.plan import StageClock, StagePlan, settle
+from patch_algorithm.stages.trainer_clock import dataloader_len, max_duration, timestamp_of, timestamp_values
+
+__all__ = ["Timeline"]
+
+
+class Timeline:
+    """Where a run stands among its stages.
+
+    Args:
+        asked: Patch sizes and ends, as configured; see :func:`.parse_stages`.
+        seq_len: Positions, as configured; ``None`` for the default.
+        on_mismatch: What to do where a checkpoint disagrees; one of :data:`.ON_MISMATCH`.
+    """
+
+    def __init__(
+        self, asked: Sequence[tuple[int, float | Time[int]]], seq_len: int | None, on_mismatch: str
+    ) -> None:
+        self._asked = asked
+        self._seq_len = seq_len
+        self._on_mismatch = on_mismatch
+        self._fractions = not all(isinstance(end, Time) for _, end in asked)
+        self._saved: StagePlan | None = None  # of a checkpoint, until a fit has started
+        self._plan: StagePlan | None = None
+        self._started: dict[int, Timestamp] = {}
+        self.stage = 0
+        """The latest stage entered; none before it is entered again."""
+
+    @property
+    def plan(self) -> StagePlan:
+        """What the run has settled on.
+
+        Raises:
+            RuntimeError: Before the first fit has started.
+        """
+        if self._plan is None:
+            raise RuntimeError("patch_level has not seen the start of a fit.")
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: StagePlan) -> None:
+        self._plan = plan
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a fit has started."""
+        return self._plan is not None
+
+    @property
+    def in_patch_stage(self) -> bool:
+        """Whether the present stage is one of patches."""
+        return self._plan is not None and self.stage < len(self._plan.stages)
+
+    @property
+    def k(self) -> int:
+        """Tokens per patch in the present stage; 1 in the token stage."""
+        return self.plan.k_of(self.stage)
+
+    def plan_for(self, length: Time[int] | None) -> StagePlan | None:
+        """The stages of a new run of a given length; ``None`` if they depend on a length not known.
+
+        Raises:
+            ValueError: If stages are out of order in a run of this length.
+        """
+        if length is None and self._fractions:
+            return None
+        return settle(self._asked, self._seq_len, length, None, self._on_mismatch)
+
+    def settle(self, state: State) -> None:
+        """Settles the plan when a fit starts.
+
+        Raises:
+            ValueError: If stages do not fit the run, or the checkpoint and ``on_mismatch`` is ``error``.
+        """
+        saved = self._saved if self._plan is None else self._plan
+        self._plan = settle(self._asked, self._seq_len, self._length(state), saved, self._on_mismatch)
+        # By on_mismatch='use_config' the two may differ in their number of stages: a run that has not
+        # left patches goes on in them, in whichever stage the clock says.
+        left_patches = saved is not None and self.stage >= len(saved.stages)
+        count = len(self._plan.stages)
+        self.stage = count if left_patches else min(self.stage, max(count - 1, 0))
+
+    def enter(self, clock: Timestamp, now: Timestamp) -> None:
+        """Goes where the clock stands when a fit starts, and never back.
+
+        Args:
+            clock: The clock at the start of the next step; at the end of an epoch it is ahead of ``now``.
+            now: The trainer's clock.
+        """
+        by_clock = self.plan.index_at(now)
+        if (of_step := self.plan.index_at(clock)) < self.stage:
+            warnings.warn(
+                f"By the clock this is a step of stage {of_step} of {self.plan}, but that was left before "
+                "and is not entered again. Start a new run from the weights (load_weights_only) for another.",
+                stacklevel=2,
+            )
+        self.stage = max(by_clock, self.stage)
+        # The clock may have been set back (reset_time), to before what is remembered.
+        self._started = {i: start for i, start in self._started.items() if start.batch <= now.batch}
+        self._started.setdefault(self.stage, now if self.stage else Timestamp())
+
+    def advance(self, clock: Timestamp, now: Timestamp) -> bool:
+        """Passes to the stage that the next step belongs to.
+
+        Args:
+            clock: The clock at the start of the next step.
+            now: The trainer's clock, from which the new stage counts.
+
+        Returns:
+            Whether that is another stage.
+        """
+        stage = self.plan.index_at(clock, self.stage)
+        if stage == self.stage:
+            return False
+        self.stage = stage
+        self._started[stage] = now
+        return True
+
+    def clock(self, state: State) -> StageClock:
+        """See :meth:`.PatchLevel.stage_clock`."""
+        plan = self._plan or self._saved
+        if plan is None:
+            plan = settle(self._asked, self._seq_len, self._length(state), None, self._on_mismatch)
+        index = plan.index_at(state.timestamp, self.stage)
+        in_token_stage = index == len(plan.stages)
+        return StageClock(
+            index=index,
+            count=len(plan.stages) + 1,
+            k=plan.k_of(index),
+            started=self._started.get(index, state.timestamp if index else Timestamp()),
+            ends=max_duration(state) if in_token_stage else plan.stages[index].until,
+        )
+
+    def never_switches(self, state: State) -> bool:
+        """Whether the last patch stage ends no earlier than the run, as far as can be told."""
+        switch, end = self.plan.switch, max_duration(state)
+        if switch is None:
+            return False
+        batches = dataloader_len(state)
+        if batches is not None and switch.unit != end.unit:
+            switch, end = in_batches(switch, batches), in_batches(end, batches)
+        return switch.unit == end.unit and switch >= end
+
+    def state_dict(self) -> dict[str, Any]:
+        """The timeline in primitives."""
+        return {
+            **({} if self._plan is None else self._plan.state_dict()),
+            "stage": self.stage,
+            "started": {index: timestamp_values(clock) for index, clock in self._started.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes a checkpoint's; it is compared with the configuration by :meth:`settle`."""
+        if "stages" in state:
+            self._saved = StagePlan.from_state_dict(state)
+        self.stage = state.get("stage", 0)
+        self._started = {index: timestamp_of(values) for index, values in state.get("started", {}).items()}
+
+    def _length(self, state: State) -> Time[int] | None:
+        return run_length(max_duration(state), dataloader_len(state)) if self._fractions else None
