@@ -14,7 +14,7 @@ from composer.algorithms import SeqLengthWarmup
 from composer.algorithms.warnings import NoEffectWarning
 
 from patch_algorithm import PatchLevel
-from tests.algorithm.runs import (
+from tests.runs.short import (
     Row,
     make_model,
     make_padded_rows,

@@ -11,7 +11,7 @@ from composer.core import Event, State
 from composer.loggers import InMemoryLogger
 
 from patch_algorithm import PatchLevel
-from tests.algorithm.runs import Watch, make_model, make_padded_rows, make_rows, make_trainer, run
+from tests.runs.short import Watch, make_model, make_padded_rows, make_rows, make_trainer, run
 from tests.support import metrics
 
 EVERY_STEP = ("stage", "k", "positions_per_row", "share_of_run", "raw_tokens_per_sec", "compute_share")

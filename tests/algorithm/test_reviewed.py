@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from patch_algorithm import PatchLevel
 from patch_algorithm.algorithm.optimizer_reset import reset_moments
-from tests.algorithm.runs import (
+from tests.runs.short import (
     Watch,
     collate,
     make_model,

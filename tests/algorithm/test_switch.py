@@ -14,7 +14,7 @@ from torch import nn
 from patch_algorithm import PatchLevel
 from patch_algorithm.algorithm.optimizer_reset import reset_moments
 from patch_algorithm.algorithm.rehearsal import RehearsalError
-from tests.algorithm.runs import (
+from tests.runs.short import (
     Watch,
     make_model,
     make_padded_rows,

@@ -1,0 +1,195 @@
+"""Models and batches that cannot be trained in patches are refused before any weight changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from composer import Trainer
+from composer.algorithms.warnings import NoEffectWarning
+from composer.models import ComposerModel, HuggingFaceModel
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from patch_algorithm import PatchLevel
+from tests.runs.families import family, plain_model
+from tests.support import VOCABULARY, mpt
+
+ROWS = [{"input_ids": (torch.arange(32) + 7 * row) % 94} for row in range(16)]
+
+
+def batches(**extra: Any) -> DataLoader[Any]:
+    """Four batches of four rows of 32 tokens."""
+    rows = [row | {"labels": row["input_ids"]} | extra for row in ROWS]
+    return DataLoader(rows, batch_size=4)  # pyright: ignore
+
+
+def refused(model: ComposerModel, data: DataLoader[Any], *reasons: str) -> None:
+    """Trains, expects a ValueError that names the reasons, and unchanged weights."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=reasons[0]) as error:
+        Trainer(
+            model=model,
+            train_dataloader=data,
+            max_duration="4ba",
+            optimizers=torch.optim.AdamW(model.parameters(), lr=1e-2),
+            algorithms=[PatchLevel(k=4, ratio=0.5)],
+            progress_bar=False,
+        ).fit()
+    for reason in reasons:
+        assert reason in str(error.value)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_encoder_decoder() -> None:
+    config = transformers.T5Config(
+        vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    )
+    model = HuggingFaceModel(transformers.T5ForConditionalGeneration(config))
+    refused(model, batches(), "encoder-decoder", "T5ForConditionalGeneration", "decoder-only")
+
+
+class Toy(ComposerModel):
+    """The smallest language model that Composer trains; subclasses spoil it."""
+
+    names_embedding = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 16)
+        self.head = nn.Linear(16, VOCABULARY)
+        if self.names_embedding:
+            self.get_input_embeddings: Callable[[], nn.Module] = lambda: self.embed
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self.embed(ids)
+
+    def forward(self, batch: dict[str, Tensor]) -> CausalLMOutputWithPast:
+        return CausalLMOutputWithPast(logits=self.head(self.hidden(batch["input_ids"])))
+
+    def loss(self, outputs: Any, batch: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        logits, targets = outputs["logits"][:, :-1], batch["labels"][:, 1:]
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        return losses / (targets != -100).sum().clamp(min=1)
+
+
+class NoEmbedding(Toy):
+    names_embedding = False
+
+
+class UnnamedEmbedding(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+
+        def unnamed() -> nn.Module:
+            raise NotImplementedError
+
+        self.get_input_embeddings = unnamed
+
+
+class PerLayerEmbedding(Toy):
+    """As Gemma 3n's per-layer embeddings, or the value embeddings of speed runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = nn.Embedding(VOCABULARY, 16)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self.embed(ids) + self.values(ids)
+
+
+class LooksTwice(Toy):
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self.embed(ids) + self.embed(ids)
+
+
+class LooksNever(Toy):
+    def hidden(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(ids, self.embed.weight)
+
+
+class LooksElsewhere(Toy):
+    """Puts a token of its own in front of every row."""
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self.embed(nn.functional.pad(ids, (1, 0)))[:, 1:]
+
+
+def test_the_toy_itself_trains() -> None:
+    """Or the refusals of its subclasses would show nothing."""
+    model = Toy()
+    before = model.embed.weight.detach().clone()
+    trainer = Trainer(
+        model=model,
+        train_dataloader=batches(),
+        max_duration="4ba",
+        optimizers=torch.optim.AdamW(model.parameters(), lr=1e-2),
+        algorithms=[PatchLevel(k=4, ratio=0.5)],
+        progress_bar=False,
+    )
+    trainer.fit()
+    assert trainer.state.timestamp.batch == 4
+    assert not torch.equal(model.embed.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("toy", "reasons"),
+    [
+        (NoEmbedding, ("no input embedding", "get_input_embeddings")),
+        (UnnamedEmbedding, ("no input embedding", "get_input_embeddings")),
+        (PerLayerEmbedding, ("second embedding", "values", str(VOCABULARY))),
+        (LooksTwice, ("looked up 2 times", "exactly one")),
+        (LooksNever, ("looked up 0 times", "exactly one")),
+        (LooksElsewhere, ("changes its input ids",)),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_unsuitable_models(toy: type[Toy], reasons: tuple[str, ...]) -> None:
+    refused(toy(), batches(), *reasons)
+
+
+def test_a_table_of_positions_is_no_second_embedding(corpus: Path, tmp_path: Path) -> None:
+    """Though it has as many rows as the vocabulary."""
+    cfg = mpt(max_seq_len=VOCABULARY, learned_pos_emb=True, attn_config={"rope": False})
+    trainer = Trainer(model=plain_model(cfg, corpus), algorithms=[PatchLevel()], progress_bar=False)
+    assert trainer.state.algorithms
+
+
+def test_a_second_embedding_behind_an_adapter_of_the_first() -> None:
+    model = PerLayerEmbedding()
+    inject_adapter_in_model(LoraConfig(target_modules=["embed"]), model)
+    assert type(model.embed).__module__.startswith("peft")
+    refused(model, batches(), "second embedding", "values", str(VOCABULARY))
+
+
+def test_labels_that_are_already_shifted(corpus: Path) -> None:
+    model: Any = plain_model(mpt(), corpus)
+    model.shift_labels = False
+    refused(model, batches(), "shift_labels", "aligned")
+
+
+def test_tuples_for_outputs(corpus: Path, tmp_path: Path) -> None:
+    model: Any = plain_model(family("llama", tmp_path), corpus)
+    model.config.return_dict = False
+    refused(model, batches(), "return_dict")
+
+
+@pytest.mark.parametrize("changes", [{"ratio": 0}, {"k": 1, "ratio": 0.5}])
+def test_training_at_token_level_refuses_no_model(changes: dict[str, Any]) -> None:
+    model = PerLayerEmbedding()
+    with pytest.warns(NoEffectWarning, match="no effect"):
+        Trainer(
+            model=model,
+            train_dataloader=batches(),
+            max_duration="1ba",
+            optimizers=torch.optim.AdamW(model.parameters(), lr=1e-2),
+            algorithms=[PatchLevel(**changes)],
+            progress_bar=False,
+        ).fit()
