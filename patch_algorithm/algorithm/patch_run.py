@@ -165,10 +165,10 @@ class PatchRun:
         elif begins_late and self.timeline.plan.stages and not self.timeline.in_patch_stage:
             batch, switch = int(state.timestamp.batch.value), self.timeline.plan.stages[-1].until
             warn(
-                "patch_level: no patch stage is left. The checkpoint is of a run without patch_level, at "
-                f"batch {batch}, and the switch is at {switch.to_timestring()}: this run trains at token level. "
-                "To train its weights in patches, start a new run from them (load_weights_only: true), or give "
-                "ratio as a later time of this run, such as '20000ba'."
+                f"patch_level: no patch stage is left. The checkpoint, at batch {batch}, is of a run without "
+                f"patch_level, and the switch is at {switch.to_timestring()}, so all of this run trains at "
+                "token level. To train its weights in patches, start a new run from them (load_weights_only: "
+                "true), or give ratio as a later time of this run, such as '20000ba'."
             )
 
     def _warn_of_no_switch(self, state: State) -> None:

@@ -196,3 +196,8 @@ def test_refused_run_leaves_the_trainer_usable() -> None:
     assert same(before.values(), weights(trainer).values())
     trainer.fit(train_dataloader=make_trainer(make_rows(8, 16)).state.train_dataloader, duration="2ba")
     assert metrics(trainer, "patch_level/stage") == [0, 1]
+
+
+def test_a_run_that_never_switches_warns_in_any_unit() -> None:
+    with warned("ends as a patch model, which cannot generate"):
+        run(make_rows(8, 16), [PatchLevel(k=2, ratio="100000tok")], max_duration="2ba")

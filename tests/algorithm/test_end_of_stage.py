@@ -166,7 +166,7 @@ def test_a_fit_of_a_part_of_the_run_does_not_move_the_switch(built: Any, fitted:
 
 
 def test_a_warning_shows_no_line_of_this_package() -> None:
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="look here") as caught:
         warn("look here")
     (warning,) = caught
     text = warnings.formatwarning(warning.message, warning.category, warning.filename, warning.lineno)

@@ -11,7 +11,14 @@ from composer.core import Event, State
 from composer.loggers import InMemoryLogger
 
 from patch_algorithm import PatchLevel
-from tests.runs.short import Watch, make_model, make_padded_rows, make_rows, make_trainer, run
+from tests.runs.short import (
+    Watch,
+    make_model,
+    make_padded_rows,
+    make_rows,
+    make_trainer,
+    run,
+)
 from tests.support import metrics
 
 EVERY_STEP = ("stage", "k", "positions_per_row", "share_of_run", "compute_share")
@@ -151,3 +158,19 @@ def test_positions_per_row_where_rows_are_not_cut() -> None:
     trainer = run(make_rows(16, 32), [PatchLevel(k=4, ratio=0.5)], max_duration="4ba")
     assert metrics(trainer, "patch_level/positions_per_row") == [8, 8, 32, 32]
     assert metrics(trainer, "patch_level/compute_share") == pytest.approx([0.25, 0.25, 0.5, 0.625])
+
+
+def test_metrics_stand_at_the_step_they_belong_to() -> None:
+    trainer = make_trainer(make_rows(8, 16), [PatchLevel(k=2, ratio=0.5)], max_duration="2ba")
+    steps: dict[str, list[int | None]] = {}
+    log = trainer.logger.log_metrics
+
+    def log_metrics(values: dict[str, Any], step: int | None = None) -> None:
+        step = int(trainer.state.timestamp.batch.value) if step is None else step
+        for name in values:
+            steps.setdefault(name, []).append(step)
+        log(values, step)
+
+    trainer.logger.log_metrics = log_metrics
+    trainer.fit()
+    assert steps["patch_level/stage"] == steps["loss/train/total"] == [0, 1]

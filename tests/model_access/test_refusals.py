@@ -19,7 +19,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from patch_algorithm import PatchLevel
 from tests.runs.families import family, plain_model
-from tests.support import VOCABULARY, mpt
+from tests.runs.short import (
+    make_llama,
+    make_rows,
+    run,
+)
+from tests.support import VOCABULARY, metrics, mpt
 
 ROWS = [{"input_ids": (torch.arange(32) + 7 * row) % 94} for row in range(16)]
 
@@ -193,3 +198,21 @@ def test_training_at_token_level_refuses_no_model(changes: dict[str, Any]) -> No
             algorithms=[PatchLevel(**changes)],
             progress_bar=False,
         ).fit()
+
+
+def test_a_second_embedding_is_not_the_wrapped_first() -> None:
+    """FSDP1 may put a module of its own around the embedding."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.module(ids)
+
+    model = make_llama(context=16)
+    inner: Any = model.model
+    inner.set_input_embeddings(Wrapped(inner.get_input_embeddings()))
+    trainer = run(make_rows(8, 16), [PatchLevel(k=2, ratio=0.5)], model=model, max_duration="2ba")
+    assert metrics(trainer, "patch_level/stage") == [0, 1]

@@ -13,11 +13,13 @@ import torch
 from composer import Algorithm, DataSpec, Trainer
 from composer.core import Callback, Event, State
 from composer.loggers import InMemoryLogger, Logger
+from composer.models import HuggingFaceModel
 from composer.utils import dist
 from llmfoundry.data.utils import LossGeneratingTokensCollatorWrapper, get_tokens_per_batch_func
 from llmfoundry.models.mpt import ComposerMPTCausalLM
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support import VOCABULARY, mpt
 
@@ -161,3 +163,17 @@ class Watch(Callback):
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
         if event == self.event:
             self.action(state)
+
+
+def make_llama(context: int = 8) -> HuggingFaceModel:
+    """A tiny Llama; always the same weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=context,
+    )
+    return HuggingFaceModel(LlamaForCausalLM(config), shift_labels=True)

@@ -8,10 +8,20 @@ from typing import Any
 import pytest
 import torch
 from composer.core import Event, State, Time
+from omegaconf import OmegaConf
 
 from patch_algorithm import PatchLevel
 from patch_algorithm.patching import PATCH_TARGETS
-from tests.runs.short import Watch, make_model, make_rows, make_trainer, run, same, saving, warned
+from tests.runs.short import (
+    Watch,
+    make_model,
+    make_rows,
+    make_trainer,
+    run,
+    same,
+    saving,
+    warned,
+)
 from tests.support import metrics, weights
 
 ROWS = make_rows(40, 32)
@@ -151,3 +161,28 @@ def test_clock_is_there_before_the_first_fit() -> None:
     trainer = make_trainer(ROWS, [algorithm := PatchLevel(k=4, ratio=0.5)])
     assert algorithm.stage_clock(trainer.state).ends == Time(4, "ba")
     assert algorithm.stage_clock(trainer.state).index == 0
+
+
+def test_stages_may_come_from_omegaconf_and_are_kept_as_plain_mappings() -> None:
+    listed = [{"k": 4, "until": "0.25dur"}, {"k": 2, "until": 0.5}]
+    algorithm = PatchLevel(stages=OmegaConf.create(listed))  # pyright: ignore[reportArgumentType]
+    assert algorithm.stages == listed
+    assert {type(stage) for stage in algorithm.stages} == {dict}
+
+
+@pytest.mark.parametrize("stages", [8, "8", [[8, 4]], {"k": 4, "until": 0.5}])
+def test_stages_that_are_no_list_of_mappings(stages: Any) -> None:
+    with pytest.raises(ValueError, match=r"stages.*Give a list such as"):
+        PatchLevel(stages=stages)
+
+
+def test_a_run_in_patches_stays_in_patches_under_a_shorter_list(tmp_path: Path) -> None:
+    rows = make_rows(32, 16)
+    stages = [{"k": 4, "until": "3ba"}, {"k": 2, "until": "6ba"}]
+    run(rows, [PatchLevel(stages=stages)], **saving(tmp_path))
+    trainer = run(
+        rows,
+        [PatchLevel(k=2, ratio="6ba", on_mismatch="use_config")],
+        load_path=str(tmp_path / "ba4.pt"),
+    )
+    assert metrics(trainer, "patch_level/k") == [2, 2, 1, 1]

@@ -13,6 +13,7 @@ from composer.core import Time, Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patch_algorithm import PatchLevel
 from patch_algorithm.stages.boundaries import is_below, parse_boundary, resolve_boundary, run_length
 from patch_algorithm.stages.plan import Stage, StagePlan, settle
 
@@ -197,3 +198,9 @@ def test_conflict_is_an_error_that_names_both_sides(config: dict[str, Any]) -> N
 def test_conflict_is_settled_as_asked(config: dict[str, Any]) -> None:
     assert settled(plan(), "use_checkpoint", **config) == plan()
     assert settled(plan(), "use_config", **config) == settled(None, **config)
+
+
+@pytest.mark.parametrize("ratio", ["0.67", "1", "1e3"])
+def test_a_number_in_a_string_has_no_unit(ratio: str) -> None:
+    with pytest.raises(ValueError, match="without a unit"):
+        PatchLevel(k=2, ratio=ratio)
