@@ -40,7 +40,15 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, help="folder of the prepared corpora (default: data, beside the results)"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_prepare(commands)
+    prepare = commands.add_parser("prepare", help="prepare a corpus, once")
+    prepare.add_argument(
+        "corpus", choices=["pile", "builtin"], help="text in the Pile's format, or built-in text"
+    )
+    prepare.add_argument(
+        "--train", nargs="+", default=[], help="for pile: .jsonl or .jsonl.zst of the training text"
+    )
+    prepare.add_argument("--held-out", nargs="+", default=[], help="for pile: files of the held-out text")
+    prepare.set_defaults(command=_prepare)
     plan = commands.add_parser("plan", help="list the cells, what is left of them, and the hours it takes")
     plan.add_argument("--all", action="store_true", help="also cells that wait for a rate, at the middle one")
     plan.set_defaults(command=_plan)
@@ -63,18 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--plot", type=Path, help="file of the headline plot, such as difference.png")
     report.set_defaults(command=_report)
     return parser
-
-
-def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    prepare = commands.add_parser("prepare", help="prepare a corpus, once")
-    prepare.add_argument(
-        "corpus", choices=["pile", "builtin"], help="text in the Pile's format, or built-in text"
-    )
-    prepare.add_argument(
-        "--train", nargs="+", default=[], help="for pile: .jsonl or .jsonl.zst of the training text"
-    )
-    prepare.add_argument("--held-out", nargs="+", default=[], help="for pile: files of the held-out text")
-    prepare.set_defaults(command=_prepare)
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -148,7 +148,7 @@ def _save_held_out(folder: Path, tokenizer: Any, documents: list[tuple[str, str]
     np.save(folder / "held_out.npy", held_out)
     rows = np.load(folder / "rows.npy", mmap_mode="r")
     digest = hashlib.sha256(rows.tobytes() + held_out.tobytes()).hexdigest()[:16]
-    columns = {
+    columns: dict[str, list[Any]] = {
         "bytes": [len(text.encode()) for text, _ in documents],
         "tokens": [len(one) for one in tokens],
         "component": [component for _, component in documents],
