@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name("results") / "runs.jsonl"
@@ -40,7 +40,13 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, help="folder of the prepared corpora (default: data, beside the results)"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    prepare = commands.add_parser("prepare", help="prepare a corpus, once")
+    _add_running(lambda name, does: commands.add_parser(name, help=does))
+    _add_reading(lambda name, does: commands.add_parser(name, help=does))
+    return parser
+
+
+def _add_running(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    prepare = add("prepare", "prepare a corpus, once")
     prepare.add_argument(
         "corpus", choices=["pile", "builtin"], help="text in the Pile's format, or built-in text"
     )
@@ -49,28 +55,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--held-out", nargs="+", default=[], help="for pile: files of the held-out text")
     prepare.set_defaults(command=_prepare)
-    plan = commands.add_parser("plan", help="list the cells, what is left of them, and the hours it takes")
-    plan.add_argument("--all", action="store_true", help="also cells that wait for a rate, at the middle one")
-    plan.set_defaults(command=_plan)
-    run = commands.add_parser("run", help="run what is left; may be killed at any moment and started again")
+    run = add("run", "run what is left; may be killed at any moment and started again")
     run.add_argument("--most-runs", type=int, help="stop after so many runs")
     run.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     run.set_defaults(command=_run)
-    again = commands.add_parser("again", help="run one finished run again and compare it")
+    again = add("again", "run one finished run again and compare it")
     again.add_argument("identity", help="its `id` in the file of results")
     again.set_defaults(command=_again)
-    overhead = commands.add_parser("overhead", help="the trainer's cost beside a bare torch loop, in turn")
+    overhead = add("overhead", "the trainer's cost beside a bare torch loop, in turn")
     overhead.add_argument("--size", default="0.16M")
     overhead.add_argument("--positions", type=int, default=4096)
     overhead.add_argument("--pairs", type=int, default=15)
     overhead.set_defaults(command=_overhead)
-    merge = commands.add_parser("merge", help="append the runs of another file of results that are not here")
+
+
+def _add_reading(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    plan = add("plan", "list the cells, what is left of them, and the hours it takes")
+    plan.add_argument("--all", action="store_true", help="also cells that wait for a rate, at the middle one")
+    plan.set_defaults(command=_plan)
+    merge = add("merge", "append the runs of another file of results that are not here")
     merge.add_argument("source", type=Path)
     merge.set_defaults(command=_merge)
-    report = commands.add_parser("report", help="print the tables; with --plot, draw the plot")
+    report = add("report", "print the tables; with --plot, draw the plot")
     report.add_argument("--plot", type=Path, help="file of the headline plot, such as difference.png")
     report.set_defaults(command=_report)
-    return parser
 
 
 def _prepare(args: argparse.Namespace) -> None:

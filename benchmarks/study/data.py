@@ -180,6 +180,7 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
 
     with path.open("rb") as raw:
         stream = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
-        for line in io.TextIOWrapper(stream, encoding="utf-8"):
-            document = json.loads(line)
-            yield document["text"], str(document.get("meta", {}).get("pile_set_name", ""))
+        with io.TextIOWrapper(stream, encoding="utf-8") as lines:
+            for line in lines:
+                document = json.loads(line)
+                yield document["text"], str(document.get("meta", {}).get("pile_set_name", ""))

@@ -196,11 +196,23 @@ def train(
     trainer.close()
     del trainer
     gc.collect()
+    result = _result(settings, corpus, ledger, raw_tokens, nats) | {
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "cpu_seconds_training": round(trained - cpu, 1),
+    }
+    say(f"{settings.identity} {settings.to_row()}: {result['bits_per_byte']} bits per byte")
+    return result
+
+
+def _result(
+    settings: Settings, corpus: Corpus, ledger: Ledger, raw_tokens: int, nats: np.ndarray
+) -> dict[str, Any]:
     size = SIZES[settings.size]
-    total, size_bytes = float(np.sum(nats)), sum(corpus.documents["bytes"])
+    total = float(np.sum(nats))
     finite = math.isfinite(total)
-    result = {
-        "bits_per_byte": total / math.log(2) / size_bytes if finite else None,
+    return {
+        "bits_per_byte": total / math.log(2) / sum(corpus.documents["bytes"]) if finite else None,
         "nats_per_token": total / (len(corpus.held_out) - 1) if finite else None,
         "last_loss": ledger.loss if math.isfinite(ledger.loss) else None,
         "steps": settings.steps,
@@ -210,13 +222,8 @@ def train(
         "epochs": raw_tokens / corpus.rows_RT.size,
         "positions": ledger.positions,
         "flops": ledger.positions * size.flops_per_position,
-        "seconds": round(time.time() - started, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "cpu_seconds_training": round(trained - cpu, 1),
         "document_nats": [float(f"{value:.7g}") for value in nats] if finite else None,
     }
-    say(f"{settings.identity} {settings.to_row()}: {result['bits_per_byte']} bits per byte")
-    return result
 
 
 def _patch_level(settings: Settings) -> PatchLevel:
