@@ -48,31 +48,7 @@ def plot(results: Path, out: Path) -> None:
 
     _, comparisons = load(results)
     figure, (ours, theirs) = pyplot.subplots(1, 2, figsize=(10, 4.2), width_ratios=(2, 1))
-    lines: dict[str, list[Comparison]] = {}
-    for one in headline(comparisons):
-        lines.setdefault(one.settings.size, []).append(one)
-    for size, cells in lines.items():
-        x = [one.settings.tokens_per_parameter for one in cells]
-        intervals = [one.interval() for one in cells]
-        (line,) = ours.plot(x, [each.value for each in intervals], "o-", label=f"{size} parameters")
-        ours.fill_between(
-            x, [e.low for e in intervals], [e.high for e in intervals], color=line.get_color(), alpha=0.2
-        )
-        for one in cells:
-            seeds = one.by_seed()
-            ours.plot([one.settings.tokens_per_parameter] * len(seeds), seeds, ".", color=line.get_color())
-    for one in comparisons:
-        if one.settings.positions != 4096:
-            each = one.interval()
-            error = [[each.value - each.low], [each.high - each.value]]
-            ours.errorbar(
-                one.settings.tokens_per_parameter * 1.06,
-                each.value,
-                yerr=error,
-                fmt="s",
-                color="black",
-                label=f"{one.settings.size}, a quarter of the batch",
-            )
+    _draw_ours(ours, comparisons)
     for name, tokens, nats, remark in PUBLIC:
         theirs.plot([tokens], [nats], "^", label=f"{name} ({remark})")
     for axes, unit in ((ours, "bits per byte"), (theirs, "nats per token, as published")):
@@ -87,6 +63,28 @@ def plot(results: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     pyplot.close(figure)
+
+
+def _draw_ours(axes: Any, comparisons: Sequence[Comparison]) -> None:
+    lines: dict[str, list[Comparison]] = {}
+    for one in headline(comparisons):
+        lines.setdefault(one.settings.size, []).append(one)
+    for size, cells in lines.items():
+        x = [one.settings.tokens_per_parameter for one in cells]
+        found = [one.interval() for one in cells]
+        (line,) = axes.plot(x, [each.value for each in found], "o-", label=f"{size} parameters")
+        color = line.get_color()
+        axes.fill_between(x, [e.low for e in found], [e.high for e in found], color=color, alpha=0.2)
+        for tokens, one in zip(x, cells, strict=True):
+            axes.plot([tokens] * len(one.seeds), one.by_seed(), ".", color=color)
+    for one in comparisons:
+        # The update cell alone has another batch.
+        if one.settings.positions != 4096:
+            each = one.interval()
+            error = [[each.value - each.low], [each.high - each.value]]
+            x = one.settings.tokens_per_parameter * 1.06
+            label = f"{one.settings.size}, a quarter of the batch"
+            axes.errorbar(x, each.value, yerr=error, fmt="s", color="black", label=label)
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> str:

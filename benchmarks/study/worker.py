@@ -60,19 +60,22 @@ def work(
         if found is None:
             break
         cell, settings = found
-        lock = FileLock(results.parent / ".running" / f"{settings.identity}.lock", mode=0o644)
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
-            with lock.acquire(timeout=0):
+            with _lock_of(results, settings).acquire(timeout=0):
                 if settings.identity in read_rows(results):
                     continue
                 log.info("%s: %s %s", cell, settings.identity, settings.to_row())
-                row = run_one(settings, corpora[settings.corpus], pause_file(results))
-                append_row(results, row)
+                append_row(results, run_one(settings, corpora[settings.corpus], pause_file(results)))
                 done += 1
         except Timeout:
             busy.add(settings.identity)
     return done
+
+
+def _lock_of(results: Path, settings: Settings) -> FileLock:
+    folder = results.parent / ".running"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{settings.identity}.lock")
 
 
 def run_one(settings: Settings, corpus: Corpus, pause: Path | None = None) -> dict[str, Any]:
