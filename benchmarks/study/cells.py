@@ -64,10 +64,15 @@ def plan(rows: Rows, assume: bool = False) -> list[Cell]:
     if quarter_rate is None:
         return cells
     small = replace(base, positions=1024, rate=quarter_rate)
-    cells.append(Cell("update cell", _pairs(small, _SWEEP_AT, (1, 2, 3, 4, 5))))
+    cells.append(Cell("update cell", _pairs(small, _SWEEP_AT, range(1, 11))))
     cells.append(Cell("noise floor, patch arm", _noise(replace(base, stages=MAIN), (1, 2, 3))))
     cells.append(Cell("line 0.16M, 320", _pairs(base, 320, (1, 2, 3))))
-    cells.append(Cell("deciding seeds", (*_pairs(base, 20, (4, 5)), *_pairs(base, 80, (4, 5)))))
+    cells.append(
+        Cell(
+            "deciding seeds",
+            (*_pairs(base, 20, range(4, 11)), *_pairs(base, 40, (4, 5)), *_pairs(base, 80, (4, 5))),
+        )
+    )
     cells += _size(MIDDLE, (1, 2), (20, 40, 80, 160), (1, 2, 3), rows, assume)
     cells += _side_cells(base)
     cells += _size(LARGEST, (1,), (20, 40, 80, 160), (1, 2, 3), rows, assume)

@@ -63,6 +63,7 @@ def work(
         try:
             with _lock_of(results, settings).acquire(timeout=0):
                 if settings.identity in read_rows(results):
+                    busy.add(settings.identity)  # finished elsewhere in the meantime
                     continue
                 log.info("%s: %s %s", cell, settings.identity, settings.to_row())
                 append_row(results, run_one(settings, corpora[settings.corpus], pause_file(results)))
