@@ -56,7 +56,8 @@ def plot(results: Path, out: Path) -> None:
         axes.set_xscale("log")
         axes.set_xlabel("tokens per parameter (token-level twin)")
         axes.set_ylabel(f"patch minus token, {unit}")
-        axes.legend(fontsize=8)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
     ours.set_title("This study: k=4, 30 % of the steps, equal compute; below 0 patches win", fontsize=9)
     theirs.set_title("Public points, other data and tokens", fontsize=9)
     figure.tight_layout()
