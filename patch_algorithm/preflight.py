@@ -87,8 +87,8 @@ def check_config(cfg: DictConfig) -> StagePlan | None:
     padded = _LOADERS_OF_WHOLE_ROWS.get(str(_value(cfg, "train_loader.name")))
     if plan is None or T is None or L is None or padded is None:
         return plan
-    for stage in plan.stages:
-        check_rows(T, stage.k if algorithm.patch_inputs else 1, L, padded)
+    for index in range(len(plan.stages)):
+        check_rows(T, plan.tokens_per_position(index), L, padded)
     return plan
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from composer.core import Time
+from collections.abc import Iterator
 
+from composer.core import Time, Timestamp
+
+from patch_algorithm.stages.compute import planned_share
 from patch_algorithm.stages.plan import StagePlan
 
-__all__ = ["banner"]
+__all__ = ["banner", "end_of_stage"]
 
 
-def banner(plan: StagePlan, T: int, stage: int, end: Time, patch_inputs: bool = True) -> str:
+def banner(
+    plan: StagePlan, T: int, stage: int, end: Time, now: Timestamp | None = None, share_so_far: float = 1.0
+) -> str:
     """Describes the stages of a run.
 
     Args:
@@ -17,51 +22,83 @@ def banner(plan: StagePlan, T: int, stage: int, end: Time, patch_inputs: bool = 
         T: Raw tokens in a row of the data set.
         stage: The stage that the run is, or starts, in.
         end: The run's ``max_duration``.
-        patch_inputs: Whether positions read patches in the patch stages.
+        now: The trainer's clock; ``None`` for a run that starts.
+        share_so_far: Positions of what lies behind ``now``, as a share of token-level training.
     """
-    L = plan.seq_len if plan.seq_len is not None else T
+    now = Timestamp() if now is None else now
     lines = [f"patch_level: {plan}, run ends at {end.to_timestring()}"]
-    token_T = min(T, L)
-    positions = token_T
-    for entry in plan.stages[stage:]:
-        k, K = entry.k, entry.k if patch_inputs else 1
-        patch_T = min(T, K * L)
-        positions = min(positions, patch_T // K)
-        reads = f"{k} tokens" if patch_inputs else "one token"
-        lines.append(
-            f"  patch stage, until {entry.until.to_timestring()}: {_rows(T, patch_T)} {patch_T // K} "
-            f"positions, each reading {reads} and scored on the {k} tokens "
-            f"{'of the next patch' if patch_inputs else 'that follow'}"
-        )
-    switch = plan.switch
-    in_patches = switch is not None and stage < len(plan.stages)
-    lines.append(
-        f"  token stage, {f'from {switch.to_timestring()}' if switch and in_patches else 'from here on'}: "
-        f"{_rows(T, token_T)} {token_T} positions"
-    )
-    if in_patches and patch_inputs:
-        lines.append(_compute(plan, stage, end))
-    if in_patches and positions < token_T:
-        lines.append(
-            f"  note: at the switch positions per row grow from {positions} to {token_T}, and the memory for "
-            f"a row with them. Rows of k*seq_len={plan.stages[-1].k * L} tokens would keep it constant."
-        )
+    lines += [f"  {_stage(plan, T, index, stage)}" for index in range(stage, len(plan.stages) + 1)]
+    if any(plan.tokens_per_position(index) > 1 for index in range(stage, len(plan.stages))):
+        lines.append(f"  {_compute(plan, stage, end, now, share_so_far)}")
+    lines += _note_on_growth(plan, T, stage)
     return "\n".join(lines)
 
 
-def _compute(plan: StagePlan, stage: int, end: Time) -> str:
-    costs = ", ".join(f"1/{k}" for k in dict.fromkeys(entry.k for entry in plan.stages[stage:]))
-    line = f"  compute: a patch step costs {costs} of a token step on the same raw tokens"
-    lengths = [end, *([plan.length] if plan.length is not None else [])]
-    known = [n for n in lengths if all(entry.until.unit == n.unit for entry in plan.stages)]
-    if not known:
-        return line
-    share, before = 1.0, 0.0
-    for entry in plan.stages:
-        until = min(entry.until.value / known[0].value, 1.0)
-        share -= (until - before) * (1 - 1 / entry.k)
-        before = until
-    return f"{line}; the whole run {share:.2f} of token-only training"
+def end_of_stage(plan: StagePlan, left: int, stage: int, batch: int, reset: bool) -> str:
+    """Says that a stage has ended, and what is not comparable from there on.
+
+    Args:
+        plan: The stages of the run.
+        left: The stage that has ended.
+        stage: The one that follows.
+        batch: The trainer's batch.
+        reset: Whether the optimizer's state was reset.
+    """
+    slower = plan.tokens_per_position(left) / plan.tokens_per_position(stage)
+    speed = f" Raw tokens a second fall about {slower:.3g}-fold." if slower > 1 else ""
+    moments = f"Optimizer state {'reset' if reset else 'carried over'}."
+    if plan.is_patch_stage(stage):
+        return (
+            f"patch_level: the stage of k={plan.k_of(left)} ended at batch {batch}; k={plan.k_of(stage)} "
+            f"from here on. Losses of the two are not comparable.{speed} {moments}"
+        )
+    return (
+        f"patch_level: the patch stage ended at batch {batch}; token level from here on. The loss is now "
+        f"that of the one next token, and not comparable with the patch stage's.{speed} {moments}"
+    )
+
+
+def _stage(plan: StagePlan, T: int, index: int, present: int) -> str:
+    cut, K, targets = _cut(plan, T, index), plan.tokens_per_position(index), plan.targets_per_position(index)
+    positions = f"{_rows(T, cut)} {cut // K} positions"
+    if not plan.is_patch_stage(index):
+        begins = f"from {plan.stages[-1].until.to_timestring()}" if index > present else "from here on"
+        return f"token stage, {begins}: {positions}"
+    reads = "one token" if K == 1 else f"{K} tokens"
+    whose = "of the next patch" if K > 1 else "that follow"
+    scored = f"the {targets} tokens {whose}" if targets > 1 else "the next token"
+    until = plan.stages[index].until.to_timestring()
+    return f"patch stage, until {until}: {positions}, each reading {reads} and scored on {scored}"
+
+
+def _compute(plan: StagePlan, stage: int, end: Time, now: Timestamp, share_so_far: float) -> str:
+    sizes = dict.fromkeys(plan.tokens_per_position(index) for index in range(stage, len(plan.stages)))
+    costs = ", ".join(f"1/{K}" for K in sizes)
+    line = f"compute: a patch step costs {costs} of a token step on the same raw tokens"
+    share = planned_share(plan, end, now, share_so_far)
+    return line if share is None else f"{line}; the whole run {share:.2f} of token-only training"
+
+
+def _note_on_growth(plan: StagePlan, T: int, stage: int) -> Iterator[str]:
+    lengths = [
+        _cut(plan, T, index) // plan.tokens_per_position(index)
+        for index in range(stage, len(plan.stages) + 1)
+    ]
+    if min(lengths) < lengths[-1]:
+        wanted = plan.tokens_per_position(len(plan.stages) - 1) * _positions(plan, T)
+        yield (
+            f"  note: at the switch positions per row grow from {min(lengths)} to {lengths[-1]}, and the "
+            f"memory for a row with them. Rows of k*seq_len={wanted} tokens would keep it constant."
+        )
+
+
+def _positions(plan: StagePlan, T: int) -> int:
+    return T if plan.seq_len is None else plan.seq_len
+
+
+def _cut(plan: StagePlan, T: int, index: int) -> int:
+    """Raw tokens of the pieces that rows of ``T`` are cut into in a stage."""
+    return min(T, plan.tokens_per_position(index) * _positions(plan, T))
 
 
 def _rows(T: int, cut: int) -> str:

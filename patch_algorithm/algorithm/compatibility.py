@@ -6,10 +6,10 @@ from composer.algorithms import Alibi, LabelSmoothing, SeqLengthWarmup
 from composer.callbacks import EarlyStopper, ThresholdStopper
 from composer.core import Algorithm, State
 
-__all__ = ["refuse_company", "refuse_company_of_patches"]
+__all__ = ["check_other_algorithms", "check_others_in_patch_stages"]
 
 
-def refuse_company(state: State, kind: type[Algorithm]) -> None:
+def check_other_algorithms(state: State, kind: type[Algorithm]) -> None:
     """Refuses what cannot run beside the algorithm of type ``kind``.
 
     Raises:
@@ -29,7 +29,7 @@ def refuse_company(state: State, kind: type[Algorithm]) -> None:
         )
 
 
-def refuse_company_of_patches(state: State) -> None:
+def check_others_in_patch_stages(state: State) -> None:
     """Refuses what cannot run beside a patch stage, of algorithms and callbacks.
 
     Raises:

@@ -1,67 +1,28 @@
-"""The Composer algorithm: decides by the clock, calls the pure functions, and logs."""
+"""The Composer algorithm: its arguments, and Composer's interface to the run of each trainer."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import torch
-from composer.core import Algorithm, Event, State, Time, Timestamp
+from composer.core import Algorithm, Event, State, Time
 from composer.loggers import Logger
 
-from patch_algorithm.algorithm.batch_checks import check_positions
-from patch_algorithm.algorithm.compatibility import refuse_company, refuse_company_of_patches
-from patch_algorithm.algorithm.loss_metrics import LossTally
-from patch_algorithm.algorithm.optimizer_reset import ON_SWITCH, refuse_unresettable, reset_moments
-from patch_algorithm.algorithm.row_folding import RowFolder
-from patch_algorithm.algorithm.stage_memory import StageMemory
-from patch_algorithm.algorithm.switch_checkpoint import SwitchSaver
-from patch_algorithm.common.announce import announce
+from patch_algorithm.algorithm.compatibility import check_other_algorithms, check_others_in_patch_stages
+from patch_algorithm.algorithm.optimizer_reset import ON_SWITCH
+from patch_algorithm.algorithm.patch_run import PatchRun, Settings
 from patch_algorithm.common.arguments import a_bool, one_of, positive_int
-from patch_algorithm.loss.cross_entropy import patch_cross_entropy
-from patch_algorithm.loss.weights import TARGET_WEIGHTS, target_weights
-from patch_algorithm.model_access.hooks import ModelTaps
-from patch_algorithm.model_access.reading import context_length, unwrap
-from patch_algorithm.model_access.support import refuse_unsupported
-from patch_algorithm.patching.batches import PATCH_TARGETS
+from patch_algorithm.loss import TARGET_WEIGHTS
+from patch_algorithm.model_access import refuse_unsupported, unwrap
 from patch_algorithm.stages.boundaries import parse_boundary, parse_stages
+from patch_algorithm.stages.forecast import trainers_state
 from patch_algorithm.stages.plan import ON_MISMATCH, Sides, StageClock, StagePlan
-from patch_algorithm.stages.timeline import Timeline
-from patch_algorithm.stages.trainer_clock import (
-    max_duration,
-    next_step,
-    raw_tokens,
-    raw_tokens_of_last_step,
-    share_of_run,
-)
 
 __all__ = ["PatchLevel"]
 
 _DEFAULT_K = 4
-
-
 _DEFAULT_RATIO = 2 / 3
-
-
-_TOKEN_STAGE_EVENTS = {
-    Event.INIT,
-    Event.FIT_START,
-    Event.AFTER_DATALOADER,
-    Event.BATCH_END,
-    Event.FIT_END,
-}
-
-
-_PATCH_STAGE_EVENTS = _TOKEN_STAGE_EVENTS | {
-    Event.BEFORE_TRAIN_BATCH,
-    Event.BEFORE_FORWARD,
-    Event.AFTER_FORWARD,
-    Event.BEFORE_LOSS,
-    Event.AFTER_LOSS,
-    Event.AFTER_BACKWARD,
-    Event.EPOCH_END,
-}
 
 
 class PatchLevel(Algorithm):
@@ -77,9 +38,9 @@ class PatchLevel(Algorithm):
     stage rows longer than ``seq_len`` are cut, and nothing else is done. Evaluation, prediction,
     generation and export see an ordinary token-level model at any time.
 
-    Every step logs ``patch_level/`` ``stage`` (0 patch, 1 token), ``k``, ``positions_per_row``,
-    ``share_of_run``, ``raw_tokens_per_sec`` and ``compute_share`` (positions computed so far as a share
-    of token-only training on the same tokens); patch steps also ``loss``, ``perplexity`` and
+    Every step logs ``patch_level/`` ``stage`` (counted from 0; the last is the token stage), ``k``,
+    ``positions_per_row``, ``share_of_run`` and ``compute_share`` (positions computed so far as a share of
+    token-only training on the same rows); patch steps also ``loss``, ``perplexity`` and
     ``token_accuracy``, which are not comparable with the token stage's. The train metrics of the model
     are set aside in the patch stage.
 
@@ -111,6 +72,8 @@ class PatchLevel(Algorithm):
             rows have fewer positions there. Without effect with ``'auto'``. Default: ``False``.
         checkpoint_at_switch (bool, optional): Whether the run's checkpoint savers save at the end of
             each patch stage, too. Default: ``True``.
+        eval_at_switch (bool, optional): Whether the run's evaluators evaluate there, too, unless they are
+            switched off (``eval_interval: 0``). Default: ``True``.
         on_mismatch (str, optional): Where a checkpoint disagrees with the configuration in its stages
             or ``seq_len``: ``'error'``, ``'use_checkpoint'`` or ``'use_config'``. A stage once left is
             never entered again. Default: ``'error'``.
@@ -142,6 +105,7 @@ class PatchLevel(Algorithm):
         rehearse_switch: bool = True,
         scale_microbatch: bool = False,
         checkpoint_at_switch: bool = True,
+        eval_at_switch: bool = True,
         on_mismatch: str = "error",
     ) -> None:
         self.k = positive_int("k", k)
@@ -154,6 +118,7 @@ class PatchLevel(Algorithm):
         self.rehearse_switch = a_bool("rehearse_switch", rehearse_switch)
         self.scale_microbatch = a_bool("scale_microbatch", scale_microbatch)
         self.checkpoint_at_switch = a_bool("checkpoint_at_switch", checkpoint_at_switch)
+        self.eval_at_switch = a_bool("eval_at_switch", eval_at_switch)
         self.on_mismatch = one_of("on_mismatch", on_mismatch, ON_MISMATCH)
         self._asked = self._parse_stages(stages)
         self.stages = None if stages is None else [dict(stage) for stage in stages]
@@ -161,7 +126,9 @@ class PatchLevel(Algorithm):
             raise ValueError(
                 "patch_inputs and patch_targets are both false, which is token-level training: set k=1."
             )
-        self._forget_run()
+        # A trainer knows its run by its state; the one of the latest event is what the properties tell of.
+        self._runs: WeakKeyDictionary[State, PatchRun] = WeakKeyDictionary()
+        self._run = self._new_run()
 
     def _parse_stages(self, stages: object) -> tuple[tuple[int, float | Time[int]], ...]:
         end = parse_boundary(self.ratio)
@@ -175,45 +142,53 @@ class PatchLevel(Algorithm):
         length = end.value if isinstance(end, Time) else end
         return () if self.k == 1 or length == 0 else ((self.k, end),)
 
-    def _forget_run(self) -> None:
-        self._timeline = Timeline(self._asked, self.seq_len, self.on_mismatch)
-        self._rows = RowFolder(self._timeline, Sides(self.patch_inputs, self.patch_targets))
-        self._spared_tokens = 0.0  # of token-level training, so far
-        self._taps: ModelTaps | None = None
-        self._saver = SwitchSaver()
-        self._metrics_aside: dict[str, Any] | None = None
-        self._memory = StageMemory(self.rehearse_switch, self.scale_microbatch)
-        self._warned_of_no_switch = False
-        self._positions_per_row = 0
-        self._compute_share = 1.0
-        self._tally = LossTally()
+    def _new_run(self) -> PatchRun:
+        return PatchRun(
+            Settings(
+                stages=self._asked,
+                seq_len=self.seq_len,
+                target_weights=self.target_weights,
+                sides=Sides(self.patch_inputs, self.patch_targets),
+                on_switch=self.on_switch,
+                rehearse_switch=self.rehearse_switch,
+                scale_microbatch=self.scale_microbatch,
+                checkpoint_at_switch=self.checkpoint_at_switch,
+                eval_at_switch=self.eval_at_switch,
+                on_mismatch=self.on_mismatch,
+            )
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Runs belong to trainers: a copy starts with none of them.
+        return {**vars(self), "_runs": WeakKeyDictionary(), "_run": self._new_run()}
 
     def __repr__(self) -> str:
         names = (
             "k", "ratio", "seq_len", "stages", "target_weights", "patch_inputs", "patch_targets", "on_switch",
-            "rehearse_switch", "scale_microbatch", "checkpoint_at_switch", "on_mismatch",
+            "rehearse_switch", "scale_microbatch", "checkpoint_at_switch", "eval_at_switch", "on_mismatch",
         )  # fmt: skip
         return f"PatchLevel({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
     def in_patch_stage(self) -> bool:
         """Whether the present or, between steps, the next step is a patch step."""
-        return self._timeline.in_patch_stage
+        return self._run.timeline.in_patch_stage
 
     @property
     def switch_point(self) -> Time[int] | None:
         """Where the last patch stage ends, on the trainer's clock; ``None`` before the first fit."""
-        return self._timeline.plan.switch if self._timeline.is_settled else None
+        timeline = self._run.timeline
+        return timeline.plan.switch if timeline.is_settled else None
 
     @property
     def positions_per_row(self) -> int:
         """Positions of each row the model was last given."""
-        return self._positions_per_row
+        return self._run.positions_per_row
 
     @property
     def compute_share(self) -> float:
-        """Positions computed so far as a share of token-only training on the same raw tokens."""
-        return self._compute_share
+        """Positions computed so far as a share of token-only training on the same rows, of this rank."""
+        return self._run.count.share
 
     def stage_clock(self, state: State) -> StageClock:
         """The stage that a step at the trainer's present clock belongs to.
@@ -224,7 +199,7 @@ class PatchLevel(Algorithm):
         Raises:
             ValueError: If the ends of stages cannot be told in a run of this length.
         """
-        return self._timeline.clock(state)
+        return self._runs.get(trainers_state(state), self._run).timeline.clock(state)
 
     def plan_for(self, length: Time[int] | None) -> StagePlan | None:
         """The stages of a new run of a given length.
@@ -238,197 +213,36 @@ class PatchLevel(Algorithm):
         Raises:
             ValueError: If stages are out of order in a run of this length.
         """
-        return self._timeline.plan_for(length)
+        return self._run.timeline.plan_for(length)
 
     def match(self, event: Event, state: State) -> bool:
         """Whether there is something to do; after the switch that is cutting rows and logging."""
-        return event in (_PATCH_STAGE_EVENTS if self.in_patch_stage else _TOKEN_STAGE_EVENTS)
+        return event == Event.INIT or event in self._run_of(state).events
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Does what belongs to ``event``."""
-        getattr(self, f"_on_{event.value}")(state, logger)
+        if event == Event.INIT:
+            self._init(state)
+        else:
+            self._run_of(state).apply(event, state, logger)
 
     def state_dict(self) -> dict[str, Any]:
         """What the run has settled on, in primitives."""
-        return {
-            **super().state_dict(),
-            **self._timeline.state_dict(),
-            "spared_tokens": self._spared_tokens,
-        }
+        return {**super().state_dict(), **self._run.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a checkpoint's plan; it is compared with the configuration when fit starts."""
-        self._timeline.load_state_dict(state)
-        self._spared_tokens = state.get("spared_tokens", 0.0)
+        self._run.load_state_dict(state)
 
-    def _on_init(self, state: State, logger: Logger) -> None:
-        if self._taps is not None:
-            self._taps.detach()
-        self._saver.detach()
-        self._forget_run()  # of another trainer
-        refuse_company(state, PatchLevel)
+    def _init(self, state: State) -> None:
+        self._run = self._runs[state] = self._new_run()
+        check_other_algorithms(state, PatchLevel)
         if self._asked:
-            refuse_company_of_patches(state)
+            check_others_in_patch_stages(state)
             refuse_unsupported(unwrap(state.model))
 
-    def _on_fit_start(self, state: State, logger: Logger) -> None:
-        model = unwrap(state.model)
-        if self._taps is None:
-            self._taps = ModelTaps(model)
-        self._timeline.settle(state)
-        plan = self._timeline.plan
-        if plan.seq_len is not None:
-            check_positions(plan.seq_len, context_length(model))
-        self._rows.start_fit()
-        self._memory.restore(state)
-        self._warned_of_no_switch = False
-        if state.timestamp.batch == 0:
-            self._spared_tokens = 0.0  # the clock may have been set back
-        self._timeline.enter(next_step(state), state.timestamp)
-        if not self.in_patch_stage:
-            self._taps.detach()  # from a fit that broke off
-            return
-        refuse_unsupported(model)
-        if self._timeline.never_switches(state):
-            self._warn_of_no_switch(state)
-        if self.checkpoint_at_switch:
-            self._saver.attach(state.callbacks)
-        # Folded batches would need k copies of the logits in the model's own train metrics.
-        if self._metrics_aside is None:  # else they still are, from a fit that broke off
-            self._metrics_aside, state.train_metrics = state.train_metrics, {}
-        self._taps.attach()
-
-    def _warn_of_no_switch(self, state: State) -> None:
-        if self._warned_of_no_switch:
-            return
-        self._warned_of_no_switch = True
-        switch, end = self._timeline.plan.stages[-1].until, max_duration(state)
-        warnings.warn(
-            f"The switch at {switch.to_timestring()} is not before the end of the run at "
-            f"{end.to_timestring()}: the run ends as a patch model, which cannot generate. "
-            "Lower ratio, or resume the run with a longer max_duration.",
-            stacklevel=3,
-        )
-
-    def _on_after_dataloader(self, state: State, logger: Logger) -> None:
-        self._advance(state, state.timestamp)
-        if not self.in_patch_stage:
-            self._give_metrics_back(state)
-            if not _has_token_rows(state.batch):
-                return
-        raw_batch = state.batch
-        state.batch = self._rows.fold(raw_batch, self._timeline.stage, state)
-        self._positions_per_row = state.batch["input_ids"].shape[1]
-        if self.in_patch_stage:
-            self._memory.prepare(state, self._rows, raw_batch, self._positions_per_row)
-
-    def _on_before_train_batch(self, state: State, logger: Logger) -> None:
-        self._tally.reset()
-        self._model_taps.restore_loss()
-
-    def _on_before_forward(self, state: State, logger: Logger) -> None:
-        self._model_taps.arm(state.batch)
-
-    def _on_after_forward(self, state: State, logger: Logger) -> None:
-        self._model_taps.require_one_lookup()
-
-    def _on_before_loss(self, state: State, logger: Logger) -> None:
-        outputs: Any = state.outputs
-        if not isinstance(outputs, Mapping) or "logits" not in outputs:
-            raise ValueError(
-                f"The model's forward returned {type(outputs).__name__} where patch-level training needs a "
-                "mapping with 'logits'. Wrap it as Composer's HuggingFaceModel, or train at token level."
-            )
-        targets_BPK = state.batch[PATCH_TARGETS]
-        weights = target_weights(targets_BPK.shape[-1], self.target_weights, targets_BPK.device)
-        loss = patch_cross_entropy(outputs["logits"], targets_BPK, weights=weights)
-        self._model_taps.replace_loss(loss.mean, outputs)
-        self._tally.add(loss)
-
-    def _on_after_loss(self, state: State, logger: Logger) -> None:
-        self._model_taps.restore_loss()
-
-    def _on_after_backward(self, state: State, logger: Logger) -> None:
-        self._model_taps.disarm()
-
-    def _on_batch_end(self, state: State, logger: Logger) -> None:
-        tokens = raw_tokens_of_last_step(state)
-        if self.in_patch_stage:
-            self._spared_tokens += tokens - tokens / self._rows.tokens_per_position(self._timeline.stage)
-            logger.log_metrics(self._tally.metrics(), step=_step(state))
-            if self.on_switch == "reset":
-                for optimizer in state.optimizers:
-                    refuse_unresettable(optimizer)
-        self._log_progress(state, logger, tokens)
-        self._advance(state, next_step(state))
-
-    def _log_progress(self, state: State, logger: Logger, tokens: int) -> None:
-        self._compute_share = 1 - self._spared_tokens / max(raw_tokens(state.timestamp), 1)
-        seconds = state.timestamp.batch_wct.total_seconds()
-        logger.log_metrics(
-            {
-                "patch_level/stage": 0 if self.in_patch_stage else 1,
-                "patch_level/k": self._timeline.k,
-                "patch_level/positions_per_row": self._positions_per_row,
-                "patch_level/share_of_run": share_of_run(state),
-                "patch_level/raw_tokens_per_sec": tokens / seconds if seconds > 0 else 0.0,
-                "patch_level/compute_share": self._compute_share,
-            },
-            step=_step(state),
-        )
-
-    def _on_epoch_end(self, state: State, logger: Logger) -> None:
-        self._advance(state, state.timestamp)
-
-    def _on_fit_end(self, state: State, logger: Logger) -> None:
-        if self.in_patch_stage:
-            self._warn_of_no_switch(state)
-        self._model_taps.detach()
-        self._saver.detach()
-        self._memory.restore(state)
-        self._give_metrics_back(state)
-
-    def _advance(self, state: State, clock: Timestamp) -> None:
-        """Passes to the stage that the next step belongs to, by the clock at its start."""
-        left = self._timeline.k
-        if not self._timeline.advance(clock, state.timestamp):
-            return
-        self._memory.restore(state)
-        if self.on_switch == "reset":
-            for optimizer in state.optimizers:
-                reset_moments(optimizer)
-        self._saver.request(state)
-        batch, moments = state.timestamp.batch.value, "reset" if self.on_switch == "reset" else "carried over"
-        if self.in_patch_stage:
-            announce(
-                f"patch_level: the stage of k={left} ends at batch {batch}; k={self._timeline.k} from "
-                f"here on; optimizer state {moments}."
-            )
-            return
-        self._model_taps.detach()
-        announce(
-            f"patch_level: the patch stage ends at batch {batch}; token stage from here on; optimizer state "
-            f"{moments}."
-        )
-
-    def _give_metrics_back(self, state: State) -> None:
-        # Not at the switch itself: at the end of an epoch the trainer would compute metrics that no
-        # token step has updated.
-        if self._metrics_aside is not None:
-            state.train_metrics, self._metrics_aside = self._metrics_aside, None
-
-    @property
-    def _model_taps(self) -> ModelTaps:
-        if self._taps is None:
-            raise RuntimeError("patch_level has not seen the start of a fit.")
-        return self._taps
-
-
-def _step(state: State) -> int:
-    # The trainer logs a step's loss before it advances its clock: the two belong on one line.
-    return int(state.timestamp.batch.value) - 1
-
-
-def _has_token_rows(batch: Any) -> bool:
-    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    return isinstance(ids, torch.Tensor) and ids.dim() == 2
+    def _run_of(self, state: State) -> PatchRun:
+        if state not in self._runs:  # added to a trainer that was there before
+            self._runs[state] = self._new_run()
+        self._run = self._runs[state]
+        return self._run

@@ -5,7 +5,6 @@ Shapes: B rows, T raw tokens a row, K patch size, P positions, L the model's con
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,10 +19,11 @@ from patch_algorithm.algorithm.batch_checks import (
     check_padding_side,
     check_rows,
 )
-from patch_algorithm.common.announce import announce
+from patch_algorithm.common.announce import announce, warn
 from patch_algorithm.model_access.reading import context_length, unused_documents, unwrap, used_document_keys
 from patch_algorithm.patching.batches import PATCH_MASK, cut_batch, fold_batch
-from patch_algorithm.stages.plan import Sides, StagePlan
+from patch_algorithm.stages.compute import PositionCount
+from patch_algorithm.stages.plan import StagePlan
 from patch_algorithm.stages.timeline import Timeline
 from patch_algorithm.stages.trainer_clock import max_duration
 
@@ -35,12 +35,12 @@ class RowFolder:
 
     Args:
         timeline: The stages of the run; its plan learns ``seq_len`` from the rows.
-        sides: Which sides of the model work in patches.
+        count: The positions of the run so far, for the banner.
     """
 
-    def __init__(self, timeline: Timeline, sides: Sides) -> None:
+    def __init__(self, timeline: Timeline, count: PositionCount) -> None:
         self._timeline = timeline
-        self._sides = sides
+        self._count = count
         self._announced = False
         self._told_of_documents = False
         self.start_fit()
@@ -54,14 +54,14 @@ class RowFolder:
         """What the run has settled on so far."""
         return self._timeline.plan
 
-    def tokens_per_position(self, stage: int) -> int:
-        """Raw tokens that a position of a stage reads."""
-        return self.plan.k_of(stage) if self._sides.inputs else 1
+    def positions(self, T: int, stage: int) -> int:
+        """Positions of a piece of a row of ``T`` tokens in a stage; rows of this length have been folded."""
+        return -(-self._piece(T, stage) // self.plan.tokens_per_position(stage))
 
-    def positions(self, T: int, stage: int, state: State) -> int:
-        """Positions of a piece of a row of ``T`` tokens in a stage."""
-        K = self.tokens_per_position(stage)
-        return -(-min(T, K * self._context(T, state)) // K)
+    def _piece(self, T: int, stage: int) -> int:
+        """Raw tokens of the pieces that rows of ``T`` are cut into."""
+        L = T if self.plan.seq_len is None else self.plan.seq_len
+        return min(T, self.plan.tokens_per_position(stage) * L)
 
     def fold(self, batch: Any, stage: int, state: State) -> Any:
         """The batch that the model is trained on in a stage.
@@ -69,27 +69,28 @@ class RowFolder:
         Raises:
             ValueError: If its rows cannot be trained on in this stage or a later one.
         """
-        in_patches = self.plan.k_of(stage) > 1
+        in_patches = self.plan.is_patch_stage(stage)
         if in_patches:
             check_batch(batch)
         T = batch["input_ids"].shape[1]
         if T not in self._row_lengths:
             self._on_new_length(batch, stage, state)
-        longest = self.tokens_per_position(stage) * self._context(T, state)
-        if not in_patches and T <= longest:
+        piece = self._piece(T, stage)
+        if not in_patches and T == piece:
             return batch
         keys = used_document_keys(batch, unwrap(state.model))
         if not self._told_of_documents and unused_documents(batch, keys):
             self._warn_of_documents()
-        if T > longest:
-            batch = cut_batch(batch, longest, keys)
+        if T > piece:
+            batch = cut_batch(batch, piece, keys)
         if not in_patches:
             return batch
+        sides = self.plan.sides
         folded = fold_batch(
             batch,
             self.plan.k_of(stage),
-            patch_inputs=self._sides.inputs,
-            patch_targets=self._sides.targets,
+            patch_inputs=sides.inputs,
+            patch_targets=sides.targets,
             document_keys=keys,
         )
         if keys:
@@ -100,8 +101,8 @@ class RowFolder:
         """The batch as the token stage will have it."""
         return self.fold(batch, len(self.plan.stages), state)
 
-    def _context(self, T: int, state: State) -> int:
-        """The positions L that rows of T tokens are cut to; settles them on the way."""
+    def _settle_seq_len(self, T: int, state: State) -> int:
+        """Settles the positions L that rows are cut to, as only the rows can; longer rows raise it."""
         L, from_rows = self.plan.seq_len, self.plan.seq_len_from_rows
         if L is None or (from_rows and T > L):
             context = context_length(unwrap(state.model))
@@ -113,8 +114,8 @@ class RowFolder:
     def _on_new_length(self, batch: Any, stage: int, state: State) -> None:
         """Checks rows of a length not seen before, for every stage; padded batches come in several."""
         T = batch["input_ids"].shape[1]
-        L = self._context(T, state)
-        remaining = [self.tokens_per_position(i) for i in range(stage, len(self.plan.stages))]
+        L = self._settle_seq_len(T, state)
+        remaining = [self.plan.tokens_per_position(i) for i in range(stage, len(self.plan.stages))]
         if remaining or T > L:
             check_batch(batch)
             check_padding_side(batch, unwrap(state.model))
@@ -124,24 +125,22 @@ class RowFolder:
             if padded and T > L:
                 check_microbatch(T // L, state.device_train_microbatch_size, unwrap(state.model))
         elif not self.plan.stages and not self._row_lengths:
-            warnings.warn(
+            warn(
                 f"patch_level has no effect: the run trains at token level, and rows of {T} tokens need no "
                 f"cutting to seq_len={L}.",
                 NoEffectWarning,
-                stacklevel=2,
             )
         self._row_lengths.add(T)
         if not self._announced:
-            announce(banner(self.plan, T, stage, max_duration(state), self._sides.inputs))
+            announce(banner(self.plan, T, stage, max_duration(state), state.timestamp, self._count.share))
             self._announced = True
 
     def _warn_of_documents(self) -> None:
         self._told_of_documents = True
-        warnings.warn(
+        warn(
             "The batch tells documents apart (sequence_id or position_ids), but the model does not go by it: "
             "they are concatenated, as in the paper. MPT keeps them apart with attn_uses_sequence_id: true, "
-            "Hugging Face models where their forward takes position_ids.",
-            stacklevel=2,
+            "Hugging Face models where their forward takes position_ids."
         )
 
     def _tell_of_documents(self, batch: Mapping[str, Any], folded: Mapping[str, Any]) -> None:

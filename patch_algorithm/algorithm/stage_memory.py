@@ -45,7 +45,7 @@ class StageMemory:
         if self._is_prepared or state.auto_microbatching or not (self._rehearses or self._scales):
             return
         self._is_prepared = True
-        token_positions = rows.positions(raw_batch["input_ids"].shape[1], len(rows.plan.stages), state)
+        token_positions = rows.positions(raw_batch["input_ids"].shape[1], len(rows.plan.stages))
         count = state.batch["input_ids"].shape[0]
         growth = token_positions // max(positions, 1)
         # Under FSDP every pass is a collective, and ranks may have rows of different lengths.

@@ -1,13 +1,14 @@
-"""Telling the user something once per job."""
+"""Telling the user something once per job: what happens, and what to look at."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 from composer.utils import dist
 
-__all__ = ["announce"]
+__all__ = ["announce", "warn"]
 
 log = logging.getLogger("patch_algorithm")
 
@@ -24,3 +25,11 @@ def announce(text: str) -> None:
         log.info(text)
     else:
         sys.stderr.write(f"{text}\n")
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warns as :func:`warnings.warn` does, without a line of this package's source below the text.
+
+    The trainer calls this package, so that no frame of the stack is the user's own code.
+    """
+    warnings.warn_explicit(text, category, filename="patch_algorithm", lineno=1, module="patch_algorithm")

@@ -15,6 +15,8 @@ from patch_algorithm.stages.trainer_clock import dataloader_len, max_duration, r
 __all__ = [
     "StagedAlgorithm",
     "after_this_step",
+    "at_end_of_epoch",
+    "at_end_of_run",
     "clock_at",
     "coming_stages",
     "epochs_in_batches",
@@ -22,6 +24,7 @@ __all__ = [
     "present_stage",
     "state_at",
     "tokens_left",
+    "trainers_state",
 ]
 
 
@@ -36,13 +39,20 @@ class StagedAlgorithm(Protocol):
 class _StateAt:
     """A trainer's state with another clock; everything else is the trainer's."""
 
-    def __init__(self, state: State, timestamp: Timestamp, max_duration: Time[int] | None) -> None:
-        self._state = state
+    def __init__(
+        self,
+        state: State,
+        timestamp: Timestamp,
+        max_duration: Time[int] | None,
+        previous: Timestamp | None = None,
+    ) -> None:
+        self.of = trainers_state(state)
         self.timestamp = timestamp
         self.max_duration = max_duration
+        self.previous_timestamp = previous or self.of.previous_timestamp
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._state, name)
+        return getattr(self.of, name)
 
     def get_elapsed_duration(self) -> Time[float] | None:
         """What :meth:`composer.State.get_elapsed_duration` says of this clock."""
@@ -52,6 +62,29 @@ class _StateAt:
 def state_at(state: State, timestamp: Timestamp, max_duration: Time[int] | None = None) -> State:
     """``state`` as it is read at ``timestamp``, in a run of ``max_duration`` (default: the trainer's)."""
     return cast(State, _StateAt(state, timestamp, max_duration or state.max_duration))
+
+
+def trainers_state(state: State) -> State:
+    """The trainer's own state behind one of :func:`state_at`."""
+    return state.of if isinstance(state, _StateAt) else state
+
+
+def at_end_of_run(state: State) -> State:
+    """``state`` as it is read when the run has ended."""
+    end = max_duration(state)
+    return _with_previous(state, _set(state.timestamp, end))
+
+
+def at_end_of_epoch(state: State) -> State | None:
+    """``state`` as it is read when the epoch has ended, if the present step is its last."""
+    batches = dataloader_len(state)
+    if batches is None or int(state.timestamp.batch_in_epoch.value) < batches:
+        return None
+    return _with_previous(state, state.timestamp.to_next_epoch())
+
+
+def _with_previous(state: State, timestamp: Timestamp) -> State:
+    return cast(State, _StateAt(state, timestamp, state.max_duration, state.timestamp))
 
 
 def find_patch_level(state: State) -> StagedAlgorithm | None:

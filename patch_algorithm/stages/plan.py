@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from composer.core import Time, Timestamp, TimeUnit
 
+from patch_algorithm.common.announce import warn
 from patch_algorithm.stages.boundaries import is_below, require_order, resolve_boundary
 
-__all__ = ["ON_MISMATCH", "Sides", "Stage", "StageClock", "StagePlan", "settle"]
+__all__ = ["BOTH_SIDES", "ON_MISMATCH", "Sides", "Stage", "StageClock", "StagePlan", "settle"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Sides:
     inputs: bool = True
     targets: bool = True
 
+
+BOTH_SIDES = Sides()
+"""Positions read and predict patches: the method."""
 
 ON_MISMATCH = ("error", "use_checkpoint", "use_config")
 """What to do where a checkpoint and the configuration disagree."""
@@ -51,9 +54,11 @@ class StageClock:
     Attributes:
         index: The present stage, from 0; ``count - 1`` is the token stage.
         count: Stages of the run, the token stage among them.
-        k: Tokens per position of the present stage; 1 in the token stage.
+        k: Patch size of the present stage; 1 in the token stage.
         started: The trainer's clock when the present stage began.
         ends: Where the present stage ends; ``max_duration`` for the token stage.
+        tokens_per_position: Raw tokens that a position reads.
+        targets_per_position: Tokens that a position predicts.
     """
 
     index: int
@@ -61,6 +66,13 @@ class StageClock:
     k: int
     started: Timestamp
     ends: Time[int]
+    tokens_per_position: int = 1
+    targets_per_position: int = 1
+
+    @property
+    def in_patches(self) -> bool:
+        """Whether this is a patch stage."""
+        return self.index < self.count - 1
 
 
 @dataclass(frozen=True)
@@ -73,16 +85,30 @@ class StagePlan:
         length: The run length that fractions were taken of; ``None`` if all ends were times.
         seq_len_from_rows: Whether ``seq_len`` is no more than the longest row seen, which longer rows
             that the model can take raise.
+        sides: Which sides of the model work in patches. The configuration's; not saved.
     """
 
     stages: tuple[Stage, ...]
     seq_len: int | None
     length: Time[int] | None
     seq_len_from_rows: bool = False
+    sides: Sides = BOTH_SIDES
+
+    def is_patch_stage(self, index: int) -> bool:
+        """Whether a stage is one of patches; the token stage follows them."""
+        return index < len(self.stages)
 
     def k_of(self, index: int) -> int:
-        """Tokens per position in a stage; 1 in the token stage."""
-        return self.stages[index].k if index < len(self.stages) else 1
+        """Patch size of a stage; 1 in the token stage."""
+        return self.stages[index].k if self.is_patch_stage(index) else 1
+
+    def tokens_per_position(self, index: int) -> int:
+        """Raw tokens that a position of a stage reads."""
+        return self.k_of(index) if self.sides.inputs else 1
+
+    def targets_per_position(self, index: int) -> int:
+        """Tokens that a position of a stage predicts."""
+        return self.k_of(index) if self.sides.targets else 1
 
     def index_at(self, timestamp: Timestamp, entered: int = 0) -> int:
         """The stage of a step that starts at ``timestamp``.
@@ -141,6 +167,7 @@ def settle(
     length: Time[int] | None,
     saved: StagePlan | None,
     on_mismatch: str,
+    sides: Sides = BOTH_SIDES,
 ) -> StagePlan:
     """The plan of this run: the checkpoint's, if there is one and the configuration agrees with it.
 
@@ -150,15 +177,17 @@ def settle(
         length: What :func:`run_length` returned; may be ``None`` where all ends are times.
         saved: The checkpoint's plan, ``None`` for a new run.
         on_mismatch: One of :data:`ON_MISMATCH`.
+        sides: Which sides of the model work in patches, as configured.
 
     Raises:
         ValueError: If stages are out of order, or checkpoint and configuration disagree and
             ``on_mismatch`` is ``error``.
     """
     fractions = not all(isinstance(end, Time) for _, end in asked)
-    configured = StagePlan(_resolved(asked, length), seq_len, length if fractions else None)
+    configured = StagePlan(_resolved(asked, length), seq_len, length if fractions else None, sides=sides)
     if saved is None:
         return configured
+    saved = replace(saved, sides=sides)
     # A fraction means a fraction of the duration the run was started with: extending a run does
     # not move its switch.
     as_started = configured.stages
@@ -167,10 +196,9 @@ def settle(
     same_stages = _same_stages(as_started, saved.stages)
     if same_stages and (None in (seq_len, saved.seq_len) or seq_len == saved.seq_len):
         if not _same_stages(configured.stages, saved.stages):
-            warnings.warn(
+            warn(
                 f"The run was started with {saved}, which holds; the same fractions of the present "
-                f"max_duration would be {configured}.",
-                stacklevel=2,
+                f"max_duration would be {configured}."
             )
         if seq_len is not None:
             return replace(saved, seq_len=seq_len, seq_len_from_rows=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from composer.core import State, Time, Timestamp
 
+from patch_algorithm.common.announce import warn
 from patch_algorithm.stages.boundaries import in_batches, run_length
-from patch_algorithm.stages.plan import StageClock, StagePlan, settle
+from patch_algorithm.stages.plan import BOTH_SIDES, Sides, StageClock, StagePlan, settle
 from patch_algorithm.stages.trainer_clock import dataloader_len, max_duration, timestamp_of, timestamp_values
 
 __all__ = ["Timeline"]
@@ -22,17 +23,24 @@ class Timeline:
         asked: Patch sizes and ends, as configured; see :func:`.parse_stages`.
         seq_len: Positions, as configured; ``None`` for the default.
         on_mismatch: What to do where a checkpoint disagrees; one of :data:`.ON_MISMATCH`.
+        sides: Which sides of the model work in patches, as configured.
     """
 
     def __init__(
-        self, asked: Sequence[tuple[int, float | Time[int]]], seq_len: int | None, on_mismatch: str
+        self,
+        asked: Sequence[tuple[int, float | Time[int]]],
+        seq_len: int | None,
+        on_mismatch: str,
+        sides: Sides = BOTH_SIDES,
     ) -> None:
         self._asked = asked
+        self._sides = sides
         self._seq_len = seq_len
         self._on_mismatch = on_mismatch
         self._fractions = not all(isinstance(end, Time) for _, end in asked)
         self._saved: StagePlan | None = None  # of a checkpoint, until a fit has started
         self._plan: StagePlan | None = None
+        self._trainers_length: Time | None = None
         self._started: dict[int, Timestamp] = {}
         self.stage = 0
         """The latest stage entered; none before it is entered again."""
@@ -60,7 +68,7 @@ class Timeline:
     @property
     def in_patch_stage(self) -> bool:
         """Whether the present stage is one of patches."""
-        return self._plan is not None and self.stage < len(self._plan.stages)
+        return self._plan is not None and self._plan.is_patch_stage(self.stage)
 
     @property
     def k(self) -> int:
@@ -75,7 +83,11 @@ class Timeline:
         """
         if length is None and self._fractions:
             return None
-        return settle(self._asked, self._seq_len, length, None, self._on_mismatch)
+        return settle(self._asked, self._seq_len, length, None, self._on_mismatch, self._sides)
+
+    def note_length(self, max_duration: Time | None) -> None:
+        """Keeps the length that the trainer was built with: a fit of a part of it sets ``max_duration``."""
+        self._trainers_length = max_duration
 
     def settle(self, state: State) -> None:
         """Settles the plan when a fit starts.
@@ -84,31 +96,39 @@ class Timeline:
             ValueError: If stages do not fit the run, or the checkpoint and ``on_mismatch`` is ``error``.
         """
         saved = self._saved if self._plan is None else self._plan
-        self._plan = settle(self._asked, self._seq_len, self._length(state), saved, self._on_mismatch)
+        self._plan = self._settled(state, saved)
         # By on_mismatch='use_config' the two may differ in their number of stages: a run that has not
         # left patches goes on in them, in whichever stage the clock says.
         left_patches = saved is not None and self.stage >= len(saved.stages)
         count = len(self._plan.stages)
         self.stage = count if left_patches else min(self.stage, max(count - 1, 0))
 
-    def enter(self, clock: Timestamp, now: Timestamp) -> None:
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run was in some stage before: it goes on, or a checkpoint of it was loaded."""
+        return bool(self._started)
+
+    def enter(self, clock: Timestamp, now: Timestamp) -> bool:
         """Goes where the clock stands when a fit starts, and never back.
 
         Args:
             clock: The clock at the start of the next step; at the end of an epoch it is ahead of ``now``.
             now: The trainer's clock.
+
+        Returns:
+            Whether a stage that the run was in is left by that.
         """
-        by_clock = self.plan.index_at(now)
         if (of_step := self.plan.index_at(clock)) < self.stage:
-            warnings.warn(
+            warn(
                 f"By the clock this is a step of stage {of_step} of {self.plan}, but that was left before "
-                "and is not entered again. Start a new run from the weights (load_weights_only) for another.",
-                stacklevel=2,
+                "and is not entered again. Start a new run from the weights (load_weights_only) for another."
             )
-        self.stage = max(by_clock, self.stage)
         # The clock may have been set back (reset_time), to before what is remembered.
         self._started = {i: start for i, start in self._started.items() if start.batch <= now.batch}
+        left = self.has_begun and self.advance(now, now)
+        self.stage = max(self.plan.index_at(now), self.stage)
         self._started.setdefault(self.stage, now if self.stage else Timestamp())
+        return left
 
     def advance(self, clock: Timestamp, now: Timestamp) -> bool:
         """Passes to the stage that the next step belongs to.
@@ -131,15 +151,16 @@ class Timeline:
         """See :meth:`.PatchLevel.stage_clock`."""
         plan = self._plan or self._saved
         if plan is None:
-            plan = settle(self._asked, self._seq_len, self._length(state), None, self._on_mismatch)
+            plan = self._settled(state, None)
         index = plan.index_at(state.timestamp, self.stage)
-        in_token_stage = index == len(plan.stages)
         return StageClock(
             index=index,
             count=len(plan.stages) + 1,
             k=plan.k_of(index),
             started=self._started.get(index, state.timestamp if index else Timestamp()),
-            ends=max_duration(state) if in_token_stage else plan.stages[index].until,
+            ends=plan.stages[index].until if plan.is_patch_stage(index) else max_duration(state),
+            tokens_per_position=plan.tokens_per_position(index),
+            targets_per_position=plan.targets_per_position(index),
         )
 
     def never_switches(self, state: State) -> bool:
@@ -163,9 +184,19 @@ class Timeline:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes a checkpoint's; it is compared with the configuration by :meth:`settle`."""
         if "stages" in state:
-            self._saved = StagePlan.from_state_dict(state)
+            self._saved = replace(StagePlan.from_state_dict(state), sides=self._sides)
         self.stage = state.get("stage", 0)
         self._started = {index: timestamp_of(values) for index, values in state.get("started", {}).items()}
 
+    def _settled(self, state: State, saved: StagePlan | None) -> StagePlan:
+        return settle(self._asked, self._seq_len, self._length(state), saved, self._on_mismatch, self._sides)
+
     def _length(self, state: State) -> Time[int] | None:
-        return run_length(max_duration(state), dataloader_len(state)) if self._fractions else None
+        if not self._fractions:
+            return None
+        length = run_length(max_duration(state), dataloader_len(state))
+        if self._trainers_length is None:
+            return length
+        built_with = run_length(self._trainers_length, dataloader_len(state))
+        # The longer of the two: fit(duration=...) may train a part of the run, or extend it.
+        return max(length, built_with) if length.unit == built_with.unit else length

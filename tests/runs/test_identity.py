@@ -86,7 +86,7 @@ def test_k_1_and_ratio_0_are_identical_to_no_algorithm(rows: list[Row], microbat
         with warned("no effect", NoEffectWarning):
             trainer = run(rows, [algorithm], model=tied(), **arguments)
         assert_identical(trainer, plain, last=20)
-        assert metrics(trainer, "patch_level/stage") == [1] * 20
+        assert metrics(trainer, "patch_level/stage") == [0] * 20
         assert metrics(trainer, "patch_level/compute_share") == [1.0] * 20
 
 

@@ -227,7 +227,7 @@ def test_use_checkpoint_goes_on_as_if_nothing_had_changed(whole: Whole, change: 
         ({"ratio": 0.75}, {"stage": [0, 0, 0, 0, 1, 1], "k": [4, 4, 4, 4, 1, 1]}),
         ({"ratio": "13sp"}, {"stage": [0, 0, 1, 1, 1, 1], "k": [4, 4, 1, 1, 1, 1]}),
         ({"seq_len": 8}, {"stage": [0, 0, 1, 1, 1, 1], "positions_per_row": [4, 4, 8, 8, 8, 8]}),
-        ({"ratio": 0}, {"stage": [1] * 6}),
+        ({"ratio": 0}, {"stage": [0] * 6, "k": [1] * 6}),
     ],
     ids=str,
 )
@@ -262,7 +262,7 @@ def later_point(whole: Whole) -> Trainer:
 
 def reset_time(whole: Whole) -> Trainer:
     trainer = make_trainer(ROWS, [PatchLevel(k=4, ratio=0.5)], load_path=str(whole[1] / "ba5.pt"))
-    with warned("started with k=4, switch at 4ba"):
+    with warned("left before and is not entered again"):
         trainer.fit(reset_time=True, duration="3ba")
     return trainer
 

@@ -9,7 +9,7 @@ import pytest
 from composer.utils.parallelism import TPConfig
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.algorithm.compatibility import refuse_company
+from patch_algorithm.algorithm.compatibility import check_other_algorithms
 from tests.runs.short import make_rows, make_trainer
 
 
@@ -17,7 +17,7 @@ def test_tensor_parallelism_is_refused() -> None:
     # The trainer itself takes a tp_config with several processes only.
     trainer = make_trainer(make_rows(8, 16), [PatchLevel(k=4, ratio=0.5)])
     state: Any = SimpleNamespace(algorithms=trainer.state.algorithms, tp_config=None)
-    refuse_company(state, PatchLevel)
+    check_other_algorithms(state, PatchLevel)
     state.tp_config = TPConfig(tensor_parallel_degree=2)
     with pytest.raises(ValueError, match=r"tensor parallelism \(tp_config\).*FSDP or DDP"):
-        refuse_company(state, PatchLevel)
+        check_other_algorithms(state, PatchLevel)

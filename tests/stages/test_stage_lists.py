@@ -31,7 +31,7 @@ def test_stages_follow_each_other_and_cut_rows_to_k_times_seq_len() -> None:
     # Rows of 32 tokens: 2 of 16 (2 patches of 8), 4 of 8 (2 patches of 4), 16 of 2 tokens.
     assert shapes == [((8, 2, 8), (8, 2))] * 2 + [((16, 2, 4), (16, 2))] * 3 + [((64, 2), (64, 2))] * 2
     assert metrics(trainer, "patch_level/k") == [8, 8, 4, 4, 4, 1, 1]
-    assert metrics(trainer, "patch_level/stage") == [0] * 5 + [1] * 2
+    assert metrics(trainer, "patch_level/stage") == [0] * 2 + [1] * 3 + [2] * 2
     assert metrics(trainer, "patch_level/compute_share")[4] == pytest.approx((2 / 8 + 3 / 4) / 5)
 
 

@@ -1,0 +1,93 @@
+"""A checkpoint and an evaluation at the end of every patch stage, by the run's own savers and evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from composer.callbacks import CheckpointSaver
+from composer.core import Event, State
+
+from patch_algorithm.stages.forecast import at_end_of_epoch, at_end_of_run
+
+__all__ = ["EndOfStage"]
+
+_Interval = Callable[[State, Event], Any]
+
+
+class EndOfStage:
+    """Makes savers and evaluators act once more, at the end of a stage.
+
+    Their own intervals are asked first and always, so that what they would have done they still do;
+    names, ``latest`` links, uploads and clean-up are the savers'. An evaluator that is switched off
+    (``eval_interval: 0``) stays so.
+
+    Args:
+        saves: Whether checkpoint savers save at the end of a stage.
+        evaluates: Whether evaluators evaluate there.
+    """
+
+    def __init__(self, saves: bool, evaluates: bool) -> None:
+        self._saves = saves
+        self._evaluates = evaluates
+        self._own_intervals: list[tuple[Any, str, _Interval]] = []
+        self._due: set[int] = set()  # places in the list above
+
+    def attach(self, state: State) -> None:
+        """Wraps the intervals; does nothing if they are wrapped."""
+        if self._own_intervals:
+            return
+        if self._saves:
+            self._wrap("save_interval", (c for c in state.callbacks if isinstance(c, CheckpointSaver)))
+        if self._evaluates:
+            self._wrap("eval_interval", state.evaluators)
+
+    def detach(self) -> None:
+        """Gives the savers and evaluators their own intervals back."""
+        for owner, name, interval in self._own_intervals:
+            setattr(owner, name, interval)
+        self._own_intervals = []
+        self._due = set()
+
+    def request(self, state: State) -> None:
+        """Asks for a checkpoint and an evaluation at the next event that has them.
+
+        That is before another batch is trained, except where the end of a stage shows only when the
+        next batch is there: where a fit starts behind it, and in epochs of unknown length.
+        """
+        ends = state.max_duration is not None and state.timestamp >= state.max_duration
+        for place, (_, name, interval) in enumerate(self._own_intervals):
+            # Savers and evaluators see to the end of a run themselves.
+            evaluates = name == "eval_interval"
+            if not ends and not (evaluates and not _is_switched_on(interval, state)):
+                self._due.add(place)
+
+    def _wrap(self, name: str, owners: Iterable[Any]) -> None:
+        for owner in owners:
+            interval = getattr(owner, name)
+            if callable(interval):
+                setattr(owner, name, self._or_at_end_of_stage(len(self._own_intervals), interval))
+                self._own_intervals.append((owner, name, interval))
+
+    def _or_at_end_of_stage(self, place: int, interval: _Interval) -> _Interval:
+        def due(state: State, event: Event) -> bool:
+            own = interval(state, event)
+            if place not in self._due:
+                return own
+            # An epoch that ends with the stage has an event of its own yet to come.
+            if not own and event == Event.BATCH_END and _acts_at_end_of_epoch(interval, state):
+                return False
+            self._due.discard(place)
+            return True
+
+        return due
+
+
+def _is_switched_on(interval: _Interval, state: State) -> bool:
+    """Whether an evaluator evaluates at all: at the end of a run Composer's do, unless they are 0."""
+    return interval(at_end_of_run(state), Event.FIT_END)
+
+
+def _acts_at_end_of_epoch(interval: _Interval, state: State) -> bool:
+    later = at_end_of_epoch(state)
+    return later is not None and interval(later, Event.EPOCH_END)

@@ -1,0 +1,315 @@
+"""One run of patch-level training, from the trainer's INIT to the end of its fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from composer.core import Event, State, Time, Timestamp
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor
+
+from patch_algorithm.algorithm.banner import end_of_stage
+from patch_algorithm.algorithm.batch_checks import check_positions
+from patch_algorithm.algorithm.end_of_stage import EndOfStage
+from patch_algorithm.algorithm.loss_metrics import LossTally
+from patch_algorithm.algorithm.optimizer_reset import refuse_unresettable, reset_moments
+from patch_algorithm.algorithm.row_folding import RowFolder
+from patch_algorithm.algorithm.stage_memory import StageMemory
+from patch_algorithm.common.announce import announce, warn
+from patch_algorithm.loss import patch_cross_entropy, target_weights
+from patch_algorithm.model_access import ModelTaps, context_length, refuse_unsupported, unwrap
+from patch_algorithm.patching import PATCH_TARGETS
+from patch_algorithm.stages.compute import PositionCount
+from patch_algorithm.stages.plan import Sides
+from patch_algorithm.stages.timeline import Timeline
+from patch_algorithm.stages.trainer_clock import max_duration, next_step, raw_tokens, share_of_run
+
+__all__ = ["PatchRun", "Settings"]
+
+_EVERY_STAGE = frozenset(
+    {Event.AFTER_LOAD, Event.FIT_START, Event.AFTER_DATALOADER, Event.BATCH_END, Event.FIT_END}
+)
+_PATCH_STAGE = frozenset(
+    {
+        Event.BEFORE_TRAIN_BATCH,
+        Event.BEFORE_FORWARD,
+        Event.AFTER_FORWARD,
+        Event.BEFORE_LOSS,
+        Event.AFTER_LOSS,
+        Event.AFTER_BACKWARD,
+        Event.EPOCH_END,
+    }
+)
+# What comes after the callbacks' BATCH_END, so that the end of a stage is told after its last step.
+_TELLING = frozenset({Event.EVAL_BEFORE_ALL, Event.BATCH_CHECKPOINT, Event.FIT_END})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What :class:`.PatchLevel` was configured with; its docstring says what each means."""
+
+    stages: Sequence[tuple[int, float | Time[int]]]
+    seq_len: int | None
+    target_weights: str
+    sides: Sides
+    on_switch: str
+    rehearse_switch: bool
+    scale_microbatch: bool
+    checkpoint_at_switch: bool
+    eval_at_switch: bool
+    on_mismatch: str
+
+
+class PatchRun:
+    """Does what belongs to each event of one trainer.
+
+    Made at the trainer's INIT. A run that was saved comes back by :meth:`load_state_dict`, and goes on
+    when the first fit starts.
+
+    Args:
+        settings: The configuration.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.timeline = Timeline(settings.stages, settings.seq_len, settings.on_mismatch, settings.sides)
+        self.count = PositionCount()
+        self.positions_per_row = 0
+        self._positions_of_batch = 0, 0  # computed, and at token level
+        self._spared_tokens = 0.0
+        self._rows = RowFolder(self.timeline, self.count)
+        self._memory = StageMemory(settings.rehearse_switch, settings.scale_microbatch)
+        self._end_of_stage = EndOfStage(settings.checkpoint_at_switch, settings.eval_at_switch)
+        self._tally = LossTally()
+        self._taps: ModelTaps | None = None
+        self._metrics_aside: dict[str, Any] | None = None
+        self._weights: dict[tuple[int, torch.device], Tensor | None] = {}
+        self._news: str | None = None
+        self._warned_of_no_switch = False
+        self._checked_optimizers = False
+
+    @property
+    def events(self) -> frozenset[Event]:
+        """The events at which there is something to do; in the token stage that is cutting and logging."""
+        events = _EVERY_STAGE | _PATCH_STAGE if self.timeline.in_patch_stage else _EVERY_STAGE
+        return events if self._news is None else events | _TELLING
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Does what belongs to ``event``."""
+        if event in _TELLING:
+            self._tell()
+        if event in _EVERY_STAGE | _PATCH_STAGE:
+            getattr(self, f"_on_{event.value}")(state, logger)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run has settled on, in primitives."""
+        return {**self.timeline.state_dict(), "positions": self.count.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes a checkpoint's plan; it is compared with the configuration when fit starts."""
+        self.timeline.load_state_dict(state)
+        if "positions" in state:
+            self._take_count(PositionCount.from_state_dict(state["positions"]))
+        self._spared_tokens = state.get("spared_tokens", 0.0)
+
+    def _take_count(self, count: PositionCount) -> None:
+        self.count.computed, self.count.at_token_level = count.computed, count.at_token_level
+
+    def _on_after_load(self, state: State, logger: Logger) -> None:
+        self.timeline.note_length(state.max_duration)
+
+    def _on_fit_start(self, state: State, logger: Logger) -> None:
+        model = unwrap(state.model)
+        if self._taps is None:
+            self._taps = ModelTaps(model)
+        self.timeline.settle(state)
+        plan = self.timeline.plan
+        if plan.seq_len is not None:
+            check_positions(plan.seq_len, context_length(model))
+        self._rows.start_fit()
+        self._memory.restore(state)
+        self._warned_of_no_switch = self._checked_optimizers = False
+        self._count_what_is_behind(state)
+        self._end_of_stage.attach(state)
+        self._enter(state)
+        if not self.timeline.in_patch_stage:
+            self._taps.detach()  # from a fit that broke off
+            return
+        refuse_unsupported(model)
+        if self.timeline.never_switches(state):
+            self._warn_of_no_switch(state)
+        # Folded batches would need k copies of the logits in the model's own train metrics.
+        if self._metrics_aside is None:  # else they still are, from a fit that broke off
+            self._metrics_aside, state.train_metrics = state.train_metrics, {}
+        self._taps.attach()
+
+    def _count_what_is_behind(self, state: State) -> None:
+        if state.timestamp.batch == 0:
+            self._take_count(PositionCount())  # the clock may have been set back
+        elif not self.count.at_token_level:
+            # Of a checkpoint that says nothing of us, all there is was trained at token level; version 0.1
+            # saved what patches had spared instead of positions.
+            behind, ranks = raw_tokens(state.timestamp), dist.get_world_size()
+            self._take_count(PositionCount((behind - self._spared_tokens) / ranks, behind / ranks))
+
+    def _enter(self, state: State) -> None:
+        """Goes to the stage that the clock stands in, which may lie behind the one that was saved."""
+        begins_late = not self.timeline.has_begun and state.timestamp.batch > 0
+        left = self.timeline.stage
+        if self.timeline.enter(next_step(state), state.timestamp):
+            self._leave(left, state)
+        elif begins_late and self.timeline.plan.stages and not self.timeline.in_patch_stage:
+            batch, switch = int(state.timestamp.batch.value), self.timeline.plan.stages[-1].until
+            warn(
+                "patch_level: no patch stage is left. The checkpoint is of a run without patch_level, at "
+                f"batch {batch}, and the switch is at {switch.to_timestring()}: this run trains at token level. "
+                "To train its weights in patches, start a new run from them (load_weights_only: true), or give "
+                "ratio as a later time of this run, such as '20000ba'."
+            )
+
+    def _warn_of_no_switch(self, state: State) -> None:
+        if self._warned_of_no_switch:
+            return
+        self._warned_of_no_switch = True
+        switch, end = self.timeline.plan.stages[-1].until, max_duration(state)
+        warn(
+            f"The switch at {switch.to_timestring()} is not before the end of the run at "
+            f"{end.to_timestring()}: the run ends as a patch model, which cannot generate. "
+            "Lower ratio, or resume the run with a longer max_duration."
+        )
+
+    def _on_after_dataloader(self, state: State, logger: Logger) -> None:
+        self._advance(state, state.timestamp)
+        self._tell()
+        if not self.timeline.in_patch_stage:
+            self._give_metrics_back(state)
+            if not _has_token_rows(state.batch):
+                self._positions_of_batch = 0, 0
+                return
+        raw_batch = state.batch
+        state.batch = self._rows.fold(raw_batch, self.timeline.stage, state)
+        self.positions_per_row = state.batch["input_ids"].shape[1]
+        self._positions_of_batch = state.batch["input_ids"].numel(), raw_batch["input_ids"].numel()
+        if self.timeline.in_patch_stage:
+            self._memory.prepare(state, self._rows, raw_batch, self.positions_per_row)
+
+    def _on_before_train_batch(self, state: State, logger: Logger) -> None:
+        self._tally.reset()
+        self._model_taps.restore_loss()
+
+    def _on_before_forward(self, state: State, logger: Logger) -> None:
+        self._model_taps.arm(state.batch)
+
+    def _on_after_forward(self, state: State, logger: Logger) -> None:
+        self._model_taps.require_one_lookup()
+
+    def _on_before_loss(self, state: State, logger: Logger) -> None:
+        outputs: Any = state.outputs
+        if not isinstance(outputs, Mapping) or "logits" not in outputs:
+            raise ValueError(
+                f"The model's forward returned {type(outputs).__name__} where patch-level training needs a "
+                "mapping with 'logits'. Wrap it as Composer's HuggingFaceModel, or train at token level."
+            )
+        targets_BPK = state.batch[PATCH_TARGETS]
+        weights_K = self._target_weights(targets_BPK.shape[-1], targets_BPK.device)
+        loss = patch_cross_entropy(outputs["logits"], targets_BPK, weights=weights_K)
+        self._model_taps.replace_loss(loss.mean, outputs)
+        self._tally.add(loss)
+
+    def _target_weights(self, k: int, device: torch.device) -> Tensor | None:
+        if (k, device) not in self._weights:
+            self._weights[k, device] = target_weights(k, self._settings.target_weights, device)
+        return self._weights[k, device]
+
+    def _on_after_loss(self, state: State, logger: Logger) -> None:
+        self._model_taps.restore_loss()
+
+    def _on_after_backward(self, state: State, logger: Logger) -> None:
+        self._model_taps.disarm()
+
+    def _on_batch_end(self, state: State, logger: Logger) -> None:
+        if self.timeline.in_patch_stage:
+            logger.log_metrics(self._tally.metrics(), step=_step(state))
+            self._check_optimizers(state)
+        self._log_progress(state, logger)
+        self._advance(state, next_step(state))
+
+    def _check_optimizers(self, state: State) -> None:
+        # Before the first step optimizers have no state to look at, and at the switch it is late.
+        if self._settings.on_switch == "reset" and not self._checked_optimizers:
+            for optimizer in state.optimizers:
+                refuse_unresettable(optimizer)
+            self._checked_optimizers = True
+
+    def _log_progress(self, state: State, logger: Logger) -> None:
+        self.count.add(*self._positions_of_batch)
+        logger.log_metrics(
+            {
+                "patch_level/stage": self.timeline.stage,
+                "patch_level/k": self.timeline.k,
+                "patch_level/positions_per_row": self.positions_per_row,
+                "patch_level/share_of_run": share_of_run(state),
+                "patch_level/compute_share": self.count.share,
+            },
+            step=_step(state),
+        )
+
+    def _on_epoch_end(self, state: State, logger: Logger) -> None:
+        self._advance(state, state.timestamp)
+
+    def _on_fit_end(self, state: State, logger: Logger) -> None:
+        if self.timeline.in_patch_stage:
+            self._warn_of_no_switch(state)
+        self._model_taps.detach()
+        self._end_of_stage.detach()
+        self._memory.restore(state)
+        self._give_metrics_back(state)
+
+    def _advance(self, state: State, clock: Timestamp) -> None:
+        """Passes to the stage that the next step belongs to, by the clock at its start."""
+        left = self.timeline.stage
+        if self.timeline.advance(clock, state.timestamp):
+            self._leave(left, state)
+
+    def _leave(self, left: int, state: State) -> None:
+        """What is done once, where a stage ends."""
+        self._memory.restore(state)
+        if self._settings.on_switch == "reset":
+            for optimizer in state.optimizers:
+                reset_moments(optimizer)
+        if not self.timeline.in_patch_stage:
+            self._model_taps.detach()
+        self._end_of_stage.request(state)
+        batch, reset = int(state.timestamp.batch.value), self._settings.on_switch == "reset"
+        self._news = end_of_stage(self.timeline.plan, left, self.timeline.stage, batch, reset)
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            announce(self._news)
+            self._news = None
+
+    def _give_metrics_back(self, state: State) -> None:
+        # Not at the switch itself: at the end of an epoch the trainer would compute metrics that no
+        # token step has updated.
+        if self._metrics_aside is not None:
+            state.train_metrics, self._metrics_aside = self._metrics_aside, None
+
+    @property
+    def _model_taps(self) -> ModelTaps:
+        if self._taps is None:
+            raise RuntimeError("patch_level has not seen the start of a fit.")
+        return self._taps
+
+
+def _step(state: State) -> int:
+    # The trainer logs a step's loss before it advances its clock: the two belong on one line.
+    return int(state.timestamp.batch.value) - 1
+
+
+def _has_token_rows(batch: Any) -> bool:
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    return isinstance(ids, torch.Tensor) and ids.dim() == 2
