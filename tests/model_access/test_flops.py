@@ -131,7 +131,9 @@ def test_experts_that_a_position_is_sent_to_by_hand() -> None:
 
 
 def test_frozen_weights_have_no_backward_of_their_own() -> None:
-    full, lora = (flop_counter(model)(batch(2, 32)) for model in (llama(), adapted(target_modules=["q_proj"])))
+    full, lora = (
+        flop_counter(model)(batch(2, 32)) for model in (llama(), adapted(target_modules=["q_proj"]))
+    )
     assert 0.6 < lora / full < 0.75, "forward, and the gradients of activations: two thirds"
 
 
