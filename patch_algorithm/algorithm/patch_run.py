@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from composer.core import Event, State, Time, Timestamp
+from composer.core import Event, State, Timestamp
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
@@ -23,6 +23,7 @@ from patch_algorithm.common.announce import announce, warn
 from patch_algorithm.loss import patch_cross_entropy, target_weights
 from patch_algorithm.model_access import ModelTaps, context_length, refuse_unsupported, unwrap
 from patch_algorithm.patching import PATCH_TARGETS
+from patch_algorithm.stages.boundaries import Boundary
 from patch_algorithm.stages.compute import PositionCount
 from patch_algorithm.stages.plan import Sides
 from patch_algorithm.stages.timeline import Timeline
@@ -52,7 +53,7 @@ _TELLING = frozenset({Event.EVAL_BEFORE_ALL, Event.BATCH_CHECKPOINT, Event.FIT_E
 class Settings:
     """What :class:`.PatchLevel` was configured with; its docstring says what each means."""
 
-    stages: Sequence[tuple[int, float | Time[int]]]
+    stages: Sequence[tuple[int, Boundary]]
     seq_len: int | None
     target_weights: str
     sides: Sides
