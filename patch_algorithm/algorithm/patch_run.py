@@ -88,7 +88,7 @@ class PatchRun:
         self._tally = LossTally()
         self._taps: ModelTaps | None = None
         self._metrics_aside: dict[str, Any] | None = None
-        self._weights: dict[tuple[int, torch.device], Tensor | None] = {}
+        self._weights: dict[tuple[int, torch.device, torch.dtype], Tensor | None] = {}
         self._news: str | None = None
         self._warned_of_no_switch = False
         self._checked_optimizers = False
@@ -216,15 +216,18 @@ class PatchRun:
                 "mapping with 'logits'. Wrap it as Composer's HuggingFaceModel, or train at token level."
             )
         targets_BPK = state.batch[PATCH_TARGETS]
-        weights_K = self._target_weights(targets_BPK.shape[-1], targets_BPK.device)
+        weights_K = self._target_weights(targets_BPK.shape[-1], outputs["logits"])
         loss = patch_cross_entropy(outputs["logits"], targets_BPK, weights=weights_K)
         self._model_taps.replace_loss(loss.mean, outputs)
         self._tally.add(loss)
 
-    def _target_weights(self, k: int, device: torch.device) -> Tensor | None:
-        if (k, device) not in self._weights:
-            self._weights[k, device] = target_weights(k, self._settings.target_weights, device)
-        return self._weights[k, device]
+    def _target_weights(self, k: int, logits: Tensor) -> Tensor | None:
+        # In the precision of the loss: some devices (mps) have no float64, in which they are made.
+        key = k, logits.device, torch.promote_types(logits.dtype, torch.float32)
+        if key not in self._weights:
+            weights_K = target_weights(k, self._settings.target_weights)
+            self._weights[key] = None if weights_K is None else weights_K.to(key[2]).to(key[1])
+        return self._weights[key]
 
     def _on_after_loss(self, state: State, logger: Logger) -> None:
         self._model_taps.restore_loss()

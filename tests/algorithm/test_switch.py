@@ -12,6 +12,7 @@ from composer.core import Event, State
 from torch import nn
 
 from patch_algorithm import PatchLevel
+from patch_algorithm.algorithm import patch_run
 from patch_algorithm.algorithm.optimizer_reset import reset_moments
 from patch_algorithm.algorithm.rehearsal import RehearsalError
 from tests.runs.short import (
@@ -24,6 +25,7 @@ from tests.runs.short import (
     run,
     same,
     saving,
+    warned,
 )
 from tests.support import metrics, weights
 
@@ -164,6 +166,17 @@ def test_state_that_cannot_be_reset_is_refused_at_the_first_step() -> None:
         trainer.fit()
     assert trainer.state.timestamp.batch == 1
     run(ROWS, [PatchLevel(k=4, ratio="3ba")], optimizer=Odd)
+
+
+def test_optimizers_are_looked_through_once_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Any] = []
+    monkeypatch.setattr(patch_run, "refuse_unresettable", looked.append)
+    trainer = make_trainer(ROWS, [PatchLevel(k=4, ratio="5ba", on_switch="reset")], max_duration="3ba")
+    with warned("ends as a patch model"):
+        trainer.fit()
+    assert looked == list(trainer.state.optimizers)
+    trainer.fit(duration="3ba")
+    assert looked == list(trainer.state.optimizers) * 2
 
 
 def saved_batches(folder: Path) -> list[int]:
