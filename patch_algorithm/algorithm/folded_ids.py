@@ -37,9 +37,9 @@ class FoldedIds:
         Raises:
             ValueError: If its ids were edited.
         """
-        if isinstance(batch, Mapping) and isinstance(batch.get("input_ids"), Tensor):
-            if batch["input_ids"].device.type == "cpu":
-                _refuse(bool(_edited(batch)))
+        patches_BPK = batch.get(PATCH_IDS) if isinstance(batch, Mapping) else None
+        if isinstance(patches_BPK, Tensor) and patches_BPK.device.type == "cpu":
+            _refuse(bool(_edited(batch)))
 
     def check_microbatch(self, batch: Mapping[str, Any]) -> None:
         """Checks a microbatch that the model has just read.
