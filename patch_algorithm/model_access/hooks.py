@@ -1,9 +1,8 @@
 """The hooks on a model: its input embedding looks patches up, and its loss call gives the patch loss.
 
-Nothing is replaced globally and no module is exchanged. The Composer model's own forward arms the hooks
-with the patches of the batch it is given. The embedding looks them up where it is given that batch's
-``input_ids``, the very tensor, and no others: a fit that breaks off leaves nothing that another batch
-could meet.
+Nothing is replaced globally and no module is exchanged. The Composer model's own forward is given the
+batch with ``input_ids`` that are made for this one call, and the embedding looks patches up where it is given
+that very tensor: a fit that breaks off leaves nothing that another call could meet.
 
 Shapes: B rows, P positions, K patch size, D hidden size.
 """
@@ -119,11 +118,12 @@ class ModelHooks:
                 "input ids before it looks them up, so patches cannot replace them. Train it at token level."
             )
         if lookup.lookups != 1:
-            # An embedding in evaluation mode is left alone, too.
+            # An embedding in evaluation mode is left alone, too. Compiled code does not notice new hooks.
+            compiled = "" if lookup.lookups else " (If it was compiled before, call torch.compiler.reset().)"
             raise ValueError(
                 f"The input embedding of {name} was looked up {lookup.lookups} times in one training "
                 "forward. Patch-level training needs exactly one lookup of the token ids, by an embedding in "
-                "training mode. Train this model at token level."
+                f"training mode. Train this model at token level.{compiled}"
             )
 
     def check_backward(self) -> None:
@@ -188,19 +188,24 @@ class _PatchLookup:
         """Makes the hooks do nothing."""
         self._ids_BP = self._patches_BPK = self._mask_BPK = None
 
-    def arm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def arm(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """On the Composer model, before its forward. Another batch's forward leaves the armed one alone.
 
         A callback may evaluate something before the armed batch's activations are recomputed.
         """
         batch = args[0] if args else kwargs.get("batch")
         if self._is_copy or not module.training or not isinstance(batch, Mapping) or PATCH_IDS not in batch:
-            return
+            return None
         self._ids_BP = None  # first and last, so that a forward cut short is not armed by halves
         self._patches_BPK = batch[PATCH_IDS]
         self._mask_BPK = batch.get(PATCH_MASK)
         self._forget_lookups()
-        self._ids_BP = batch.get("input_ids")
+        # Nobody else has this tensor, and it is a view of none: see _is_armed.
+        self._ids_BP = batch["input_ids"].clone(memory_format=torch.contiguous_format)
+        own_batch = {**batch, "input_ids": self._ids_BP}
+        return ((own_batch, *args[1:]), kwargs) if args else (args, {**kwargs, "batch": own_batch})
 
     def look_up_patches(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -198,31 +198,42 @@ STALE: dict[str, Callable[[Any, dict[str, Tensor]], Any]] = {
 
 @pytest.mark.parametrize("call", STALE)
 @pytest.mark.parametrize("training", [True, False])
-def test_another_batch_meets_an_ordinary_model(call: str, training: bool) -> None:
-    """In training mode and of the same shape, too: as after a fit that broke off."""
-    model = Toy()
-    hooks = armed(model, make_batch(0))
+@pytest.mark.parametrize("ids", ["other", "own"])
+def test_whoever_comes_next_meets_an_ordinary_model(call: str, training: bool, ids: str) -> None:
+    """In training mode, of the same shape and with the very ids, too: as after a fit that broke off."""
+    model, last = Toy(), make_batch(0)
+    hooks = armed(model, last)
     model.train(training)
-    batch = tokens(1)
-    assert batch["input_ids"].shape == make_batch(0)["input_ids"].shape
+    batch = tokens(1) if ids == "other" else {"input_ids": last["input_ids"]}
+    assert batch["input_ids"].shape == last["input_ids"].shape
     assert torch.equal(STALE[call](model, batch), STALE[call](Toy(), batch))
     hooks.detach()
     assert torch.equal(STALE[call](model, batch), STALE[call](Toy(), batch))
 
 
+def test_the_trainers_batch_stays_as_it_is() -> None:
+    """The ids of one call are the model's alone."""
+    model, batch = Toy(), make_batch()
+    before = dict(batch)
+    armed(model, batch)
+    assert list(batch) == list(before)
+    assert all(batch[key] is before[key] for key in before)
+
+
 def test_a_forward_cut_short_arms_nothing_by_halves() -> None:
     model, lookup = Toy().train(), ModelHooks(Toy())._lookup  # pyright: ignore[reportPrivateUsage]
     first, second = make_batch(0), make_batch(1)
-    lookup.arm(model, (first,), {})
 
     class Cut(dict[str, Any]):
         def get(self, key: str, default: Any = None) -> Any:
             raise KeyboardInterrupt
 
+    armed_first: Any = lookup.arm(model, (first,), {})
+    ids_BP = armed_first[0][0]["input_ids"]
+    assert lookup.look_up_patches(model.embed, (ids_BP,), {}) is not None
     with pytest.raises(KeyboardInterrupt):
         lookup.arm(model, (Cut(second),), {})
-    for batch in (first, second):
-        assert lookup.look_up_patches(model.embed, (batch["input_ids"],), {}) is None
+    assert lookup.look_up_patches(model.embed, (ids_BP,), {}) is None
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
