@@ -21,8 +21,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import patch_algorithm
 from patch_algorithm import PatchLevel
-from tests.runs.short import make_model, make_padded_rows, make_rows, make_trainer
-from tests.support import VOCABULARY, metrics
+from tests.runs.families import traces
+from tests.runs.short import Watch, make_model, make_padded_rows, make_rows, make_trainer, run, saving
+from tests.support import VOCABULARY, metrics, weights
 
 T, K = 16, 4
 OURS = str(Path(patch_algorithm.__file__).parent)
@@ -214,3 +215,45 @@ def test_broken_off_anywhere(kind: str, number: int) -> None:
 def test_broken_off_at_a_hundred_points(kind: str, number: int) -> None:
     for index, point in enumerate(chosen(kind, number)):
         check(kind, point, MODELS[index % 2])
+
+
+def test_resuming_on_the_same_model_object(tmp_path: Path) -> None:
+    """As in a notebook: a new trainer and a new PatchLevel on the model that is there."""
+
+    def trainer(model: ComposerModel, *callbacks: Callback, **changes: Any) -> Any:
+        algorithm = PatchLevel(k=K, ratio="3ba")
+        return make_trainer(
+            make_rows(24, T), [algorithm], model=model, max_duration="5ba", callbacks=callbacks, **changes
+        )
+
+    whole = trainer(mpt())
+    whole.fit()
+    for event in (Event.AFTER_FORWARD, Event.BEFORE_LOSS, Event.BEFORE_BACKWARD):
+        model, folder = mpt(), tmp_path / event.value
+        with pytest.raises(KeyboardInterrupt):
+            trainer(model, Watch(event, stop_at_second_step), **saving(folder)).fit()
+        resumed = trainer(model, load_path=str(folder / "ba1.pt"))
+        resumed.fit()
+        assert metrics(resumed, "loss/train/total") == metrics(whole, "loss/train/total")[1:]
+        torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+def test_a_new_trainer_takes_the_hooks_off_when_it_is_made() -> None:
+    """Whether it trains in patches or not."""
+    model, algorithm = mpt(), PatchLevel(k=K, ratio="2ba")
+    untouched = traces(model)
+    stop = Watch(Event.BEFORE_LOSS, stop_at_second_step)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_rows(12, T), [algorithm], model=model, max_duration="3ba", callbacks=[stop])
+    assert traces(model) != untouched
+    make_trainer(make_rows(4, T), [PatchLevel(k=1)], model=model)
+    # Composer gives the model its logger.
+    left = {path: trace for path, trace in traces(model).items() if path}
+    assert left == {path: trace for path, trace in untouched.items() if path}
+    assert "loss" not in vars(model)
+    assert not model._forward_pre_hooks
+
+
+def stop_at_second_step(state: State) -> None:
+    if state.timestamp.batch == 1:
+        raise KeyboardInterrupt
