@@ -33,10 +33,15 @@ def check_others_in_patch_stages(state: State) -> None:
     """Refuses what cannot run beside a patch stage, of algorithms and callbacks.
 
     Raises:
-        ValueError: For LabelSmoothing, an Alibi that shortens rows, and callbacks that stop a run by
-            its train metrics.
+        ValueError: For algorithms that need second derivatives, LabelSmoothing, an Alibi that shortens
+            rows, and callbacks that stop a run by its train metrics.
     """
     for algorithm in state.algorithms:
+        if algorithm.backwards_create_graph:
+            raise ValueError(
+                f"patch_level cannot run together with {type(algorithm).__name__}: it needs second "
+                "derivatives, which the patch loss does not have. Remove it, or train at token level (k: 1)."
+            )
         if isinstance(algorithm, LabelSmoothing):
             raise ValueError(
                 "patch_level cannot run together with LabelSmoothing: it smooths labels that the loss of the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import ref
 
 from composer.callbacks import CheckpointSaver
 from composer.core import Event, State
@@ -20,7 +21,8 @@ class EndOfStage:
 
     Their own intervals are asked first and always, so that what they would have done they still do;
     names, ``latest`` links, uploads and clean-up are the savers'. An evaluator that is switched off
-    (``eval_interval: 0``) stays so.
+    (``eval_interval: 0``) stays so. What a fit that broke off has asked for is nothing to another trainer
+    that the same savers and evaluators are given to.
 
     Args:
         saves: Whether checkpoint savers save at the end of a stage.
@@ -32,6 +34,7 @@ class EndOfStage:
         self._evaluates = evaluates
         self._own_intervals: list[tuple[Any, str, _Interval]] = []
         self._due: set[int] = set()  # places in the list above
+        self._state: ref[State] | None = None
 
     def attach(self, state: State) -> None:
         """Wraps the intervals; does nothing if they are wrapped."""
@@ -55,6 +58,7 @@ class EndOfStage:
         That is before another batch is trained, except where the end of a stage shows only when the
         next batch is there: where a fit starts behind it, and in epochs of unknown length.
         """
+        self._state = ref(state)
         ends = state.max_duration is not None and state.timestamp >= state.max_duration
         for place, (_, name, interval) in enumerate(self._own_intervals):
             # Savers and evaluators see to the end of a run themselves.
@@ -72,7 +76,7 @@ class EndOfStage:
     def _or_at_end_of_stage(self, place: int, interval: _Interval) -> _Interval:
         def due(state: State, event: Event) -> bool:
             own = interval(state, event)
-            if place not in self._due:
+            if place not in self._due or self._state is None or self._state() is not state:
                 return own
             # An epoch that ends with the stage has an event of its own yet to come.
             if not own and event == Event.BATCH_END and _acts_at_end_of_epoch(interval, state):

@@ -14,7 +14,7 @@ from patch_algorithm.algorithm.optimizer_reset import ON_SWITCH
 from patch_algorithm.algorithm.patch_run import PatchRun, Settings
 from patch_algorithm.common.arguments import a_bool, one_of, positive_int
 from patch_algorithm.loss import TARGET_WEIGHTS
-from patch_algorithm.model_access import refuse_unsupported, unwrap
+from patch_algorithm.model_access import detach_hooks, refuse_unsupported, unwrap
 from patch_algorithm.stages.boundaries import Boundary, parse_boundary, parse_stages
 from patch_algorithm.stages.forecast import trainers_state
 from patch_algorithm.stages.plan import ON_MISMATCH, Sides, StageClock, StagePlan
@@ -236,10 +236,11 @@ class PatchLevel(Algorithm):
 
     def _init(self, state: State) -> None:
         self._run = self._runs[state] = self._new_run()
+        detach_hooks(unwrap(state.model))  # of another run, which broke off
         check_other_algorithms(state, PatchLevel)
         if self._asked:
             check_others_in_patch_stages(state)
-            refuse_unsupported(unwrap(state.model))
+            refuse_unsupported(unwrap(state.model), self.seq_len)
 
     def _run_of(self, state: State) -> PatchRun:
         if state not in self._runs:  # added to a trainer that was there before

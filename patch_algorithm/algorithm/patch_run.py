@@ -15,13 +15,15 @@ from torch import Tensor
 from patch_algorithm.algorithm.banner import end_of_stage
 from patch_algorithm.algorithm.batch_checks import check_positions
 from patch_algorithm.algorithm.end_of_stage import EndOfStage
+from patch_algorithm.algorithm.folded_ids import FoldedIds
 from patch_algorithm.algorithm.loss_metrics import LossTally
 from patch_algorithm.algorithm.optimizer_reset import refuse_unresettable, reset_moments
 from patch_algorithm.algorithm.row_folding import RowFolder
 from patch_algorithm.algorithm.stage_memory import StageMemory
 from patch_algorithm.common.announce import announce, warn
 from patch_algorithm.loss import patch_cross_entropy, target_weights
-from patch_algorithm.model_access import ModelTaps, context_length, refuse_unsupported, unwrap
+from patch_algorithm.model_access import ModelHooks, context_length, refuse_unsupported, unwrap
+from patch_algorithm.model_access.loss_call import logits_of
 from patch_algorithm.patching import PATCH_TARGETS
 from patch_algorithm.stages.boundaries import Boundary
 from patch_algorithm.stages.compute import PositionCount
@@ -37,7 +39,6 @@ _EVERY_STAGE = frozenset(
 _PATCH_STAGE = frozenset(
     {
         Event.BEFORE_TRAIN_BATCH,
-        Event.BEFORE_FORWARD,
         Event.AFTER_FORWARD,
         Event.BEFORE_LOSS,
         Event.AFTER_LOSS,
@@ -86,7 +87,8 @@ class PatchRun:
         self._memory = StageMemory(settings.rehearse_switch, settings.scale_microbatch)
         self._end_of_stage = EndOfStage(settings.checkpoint_at_switch, settings.eval_at_switch)
         self._tally = LossTally()
-        self._taps: ModelTaps | None = None
+        self._hooks: ModelHooks | None = None
+        self._folded_ids = FoldedIds()
         self._metrics_aside: dict[str, Any] | None = None
         self._weights: dict[tuple[int, torch.device, torch.dtype], Tensor | None] = {}
         self._news: str | None = None
@@ -125,28 +127,29 @@ class PatchRun:
 
     def _on_fit_start(self, state: State, logger: Logger) -> None:
         model = unwrap(state.model)
-        if self._taps is None:
-            self._taps = ModelTaps(model)
+        if self._hooks is None:
+            self._hooks = ModelHooks(model)
         self.timeline.settle(state)
         plan = self.timeline.plan
         if plan.seq_len is not None:
             check_positions(plan.seq_len, context_length(model))
         self._rows.start_fit()
+        self._folded_ids.start_fit()
         self._memory.restore(state)
         self._warned_of_no_switch = self._checked_optimizers = False
         self._count_what_is_behind(state)
         self._end_of_stage.attach(state)
         self._enter(state)
         if not self.timeline.in_patch_stage:
-            self._taps.detach()  # from a fit that broke off
+            self._hooks.detach()  # from a fit that broke off
             return
-        refuse_unsupported(model)
+        refuse_unsupported(model, self._settings.seq_len)
         if self.timeline.never_switches(state):
             self._warn_of_no_switch(state)
         # Folded batches would need k copies of the logits in the model's own train metrics.
         if self._metrics_aside is None:  # else they still are, from a fit that broke off
             self._metrics_aside, state.train_metrics = state.train_metrics, {}
-        self._taps.attach()
+        self._hooks.attach()
 
     def _count_what_is_behind(self, state: State) -> None:
         if state.timestamp.batch == 0:
@@ -200,25 +203,19 @@ class PatchRun:
 
     def _on_before_train_batch(self, state: State, logger: Logger) -> None:
         self._tally.reset()
-        self._model_taps.restore_loss()
-
-    def _on_before_forward(self, state: State, logger: Logger) -> None:
-        self._model_taps.arm(state.batch)
+        self._model_hooks.disarm()  # from a step that ran out of memory and is tried again
+        self._folded_ids.check_batch(state.batch)
 
     def _on_after_forward(self, state: State, logger: Logger) -> None:
-        self._model_taps.require_one_lookup()
+        self._model_hooks.check_forward(state.batch)
+        self._folded_ids.check_microbatch(state.batch)
 
     def _on_before_loss(self, state: State, logger: Logger) -> None:
-        outputs: Any = state.outputs
-        if not isinstance(outputs, Mapping) or "logits" not in outputs:
-            raise ValueError(
-                f"The model's forward returned {type(outputs).__name__} where patch-level training needs a "
-                "mapping with 'logits'. Wrap it as Composer's HuggingFaceModel, or train at token level."
-            )
         targets_BPK = state.batch[PATCH_TARGETS]
-        weights_K = self._target_weights(targets_BPK.shape[-1], outputs["logits"])
-        loss = patch_cross_entropy(outputs["logits"], targets_BPK, weights=weights_K)
-        self._model_taps.replace_loss(loss.mean, outputs)
+        logits = logits_of(state.outputs)
+        weights_K = self._target_weights(targets_BPK.shape[-1], logits)
+        loss = patch_cross_entropy(logits, targets_BPK, weights=weights_K)
+        self._model_hooks.replace_loss(loss.mean, state.outputs, state.batch)
         self._tally.add(loss)
 
     def _target_weights(self, k: int, logits: Tensor) -> Tensor | None:
@@ -230,14 +227,16 @@ class PatchRun:
         return self._weights[key]
 
     def _on_after_loss(self, state: State, logger: Logger) -> None:
-        self._model_taps.restore_loss()
+        self._model_hooks.restore_loss()
 
     def _on_after_backward(self, state: State, logger: Logger) -> None:
-        self._model_taps.disarm()
+        self._model_hooks.check_backward()
+        self._model_hooks.disarm()
 
     def _on_batch_end(self, state: State, logger: Logger) -> None:
         if self.timeline.in_patch_stage:
             logger.log_metrics(self._tally.metrics(), step=_step(state))
+            self._folded_ids.check_step()
             self._check_optimizers(state)
         self._log_progress(state, logger)
         self._advance(state, next_step(state))
@@ -268,7 +267,7 @@ class PatchRun:
     def _on_fit_end(self, state: State, logger: Logger) -> None:
         if self.timeline.in_patch_stage:
             self._warn_of_no_switch(state)
-        self._model_taps.detach()
+        self._model_hooks.detach()
         self._end_of_stage.detach()
         self._memory.restore(state)
         self._give_metrics_back(state)
@@ -286,7 +285,7 @@ class PatchRun:
             for optimizer in state.optimizers:
                 reset_moments(optimizer)
         if not self.timeline.in_patch_stage:
-            self._model_taps.detach()
+            self._model_hooks.detach()
         self._end_of_stage.request(state)
         batch, reset = int(state.timestamp.batch.value), self._settings.on_switch == "reset"
         self._news = end_of_stage(self.timeline.plan, left, self.timeline.stage, batch, reset)
@@ -303,10 +302,10 @@ class PatchRun:
             state.train_metrics, self._metrics_aside = self._metrics_aside, None
 
     @property
-    def _model_taps(self) -> ModelTaps:
-        if self._taps is None:
+    def _model_hooks(self) -> ModelHooks:
+        if self._hooks is None:
             raise RuntimeError("patch_level has not seen the start of a fit.")
-        return self._taps
+        return self._hooks
 
 
 def _step(state: State) -> int:

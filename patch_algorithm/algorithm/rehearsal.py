@@ -15,26 +15,36 @@ from typing import Any
 import torch
 from composer.core import State
 from composer.core.precision import get_precision_context
+from composer.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from patch_algorithm.model_access.reading import unwrap
 
-__all__ = ["RehearsalError", "rehearse"]
+__all__ = ["RehearsalError", "rehearse", "steps_in_backward"]
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory|ALLOC_FAILED", re.I)
 
 
 _STATES_WHERE_UNKNOWN = 2  # as Adam
 
+# How torch marks parameters whose hooks may step an optimizer as soon as a gradient is there.
+_STEPPING_MARKS = ("_post_accumulate_grad_hooks", "_in_backward_optimizers")
+
 
 class RehearsalError(RuntimeError):
     """The token stage would run out of memory."""
 
 
+def steps_in_backward(model: nn.Module) -> bool:
+    """Whether parameters have hooks that run in the backward, which a rehearsal could not undo."""
+    return any(getattr(p, mark, None) for p in model.parameters() for mark in _STEPPING_MARKS)
+
+
 def rehearse(state: State, batch: Mapping[str, Any]) -> str:
     """Runs a forward and backward pass of a token-stage microbatch, and undoes what it did.
 
+    It holds what a step of the trainer holds: the outputs through the backward and the next forward.
     Weights, gradients, random numbers, buffers and the bookkeeping of DistributedDataParallel are
     afterwards what they were before. Memory that the optimizer will take is reserved meanwhile. Where
     the token stage accumulates gradients, two passes are made, the second onto the first's gradients.
@@ -48,6 +58,7 @@ def rehearse(state: State, batch: Mapping[str, Any]) -> str:
 
     Raises:
         RehearsalError: If it ran out of memory; it says what to lower.
+        RuntimeError: If the backward changed weights; ask :func:`steps_in_backward` first.
     """
     rows = batch["input_ids"].shape[0]
     size = state.device_train_microbatch_size
@@ -57,8 +68,7 @@ def rehearse(state: State, batch: Mapping[str, Any]) -> str:
     try:
         with _undone(unwrap(state.model)), _devices_rng(state):
             ballast = _optimizer_memory(state.optimizers)
-            for _ in range(2 if rows > size else 1):
-                _forward_and_backward(state, microbatch)
+            _forward_and_backward(state, microbatch, passes=2 if rows > size else 1)
             del ballast
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
@@ -79,17 +89,28 @@ def _message(what: str, size: int) -> str:
     )
 
 
-def _forward_and_backward(state: State, microbatch: Any) -> None:
+def _forward_and_backward(state: State, microbatch: Any, passes: int) -> None:
     model = unwrap(state.model)
-    with get_precision_context(state.precision, state.precision_config):
-        loss: Any = model.loss(model(microbatch), microbatch)
-    total = loss["total"] if isinstance(loss, Mapping) else loss
-    total.backward()  # unscaled: a gradient scaler changes numbers, not memory
+    for _ in range(passes):
+        with get_precision_context(state.precision, state.precision_config):
+            # Like the trainer's, these outputs live until those of the next pass are there.
+            outputs = model(microbatch)
+            loss: Any = model.loss(outputs, microbatch)
+        _total(loss).backward()  # unscaled: a gradient scaler changes numbers, not memory
+
+
+def _total(loss: Any) -> Tensor:
+    """What the trainer makes of a loss that is a tensor, a sequence of tensors or a mapping of them."""
+    if isinstance(loss, Mapping) and "total" in loss:
+        return loss["total"]
+    parts: tuple[Any, ...] = ensure_tuple(loss)
+    return torch.stack([part.mean() for part in parts]).sum()
 
 
 @contextmanager
 def _undone(model: nn.Module) -> Iterator[None]:
     gradients = [(p, p.grad) for p in model.parameters()]
+    versions = [p._version for p, _ in gradients]
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
@@ -106,6 +127,11 @@ def _undone(model: nn.Module) -> Iterator[None]:
                 setattr(module, name, buffer)  # a forward may have put another in its place
         for parameter, gradient in gradients:
             parameter.grad = gradient
+    if versions != [p._version for p, _ in gradients]:
+        raise RuntimeError(
+            "The rehearsal of the token stage changed the weights: something steps an optimizer inside the "
+            "backward. Rebuild the model and set rehearse_switch: false."
+        )
 
 
 @contextmanager

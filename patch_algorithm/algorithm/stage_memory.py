@@ -9,7 +9,7 @@ import torch
 from composer.core import State
 from composer.utils import dist
 
-from patch_algorithm.algorithm.rehearsal import rehearse
+from patch_algorithm.algorithm.rehearsal import rehearse, steps_in_backward
 from patch_algorithm.algorithm.row_folding import RowFolder
 from patch_algorithm.common.announce import announce
 
@@ -51,8 +51,7 @@ class StageMemory:
         # Under FSDP every pass is a collective, and ranks may have rows of different lengths.
         grows, growth, count = _least(state, -int(token_positions > positions), growth, count)
         if self._rehearses and grows:
-            what = rehearse(state, rows.at_token_level(raw_batch, state))
-            announce(f"patch_level: rehearsed the token stage, {what}: it fits in memory.")
+            _rehearse(state, rows.at_token_level(raw_batch, state))
         self._rehearses = False
         self._scale(state, growth, count)
 
@@ -71,6 +70,18 @@ class StageMemory:
             if state.device_train_microbatch_size == scaled:  # else the next fit was given another
                 state.device_train_microbatch_size = own
             self._microbatches = None
+
+
+def _rehearse(state: State, batch: Mapping[str, Any]) -> None:
+    if steps_in_backward(state.model):
+        announce(
+            "patch_level: the token stage is not rehearsed. Parameters have hooks that run inside the "
+            "backward (an optimizer that steps there), and a rehearsal could not undo what these do. "
+            "Whether the token stage fits in memory will show at the switch."
+        )
+        return
+    what = rehearse(state, batch)
+    announce(f"patch_level: rehearsed the token stage, {what}: it fits in memory.")
 
 
 def _least(state: State, *values: int) -> list[int]:

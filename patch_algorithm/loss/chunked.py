@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["PatchCrossEntropy"]
 
@@ -79,9 +78,17 @@ class PatchCrossEntropy(torch.autograd.Function):
         return total, count, hits
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient of the sum."""
+        """The gradient of the sum.
+
+        Raises:
+            RuntimeError: If it is to be differentiated again.
+        """
+        if torch.is_grad_enabled():  # the result would silently be a constant
+            raise RuntimeError(
+                "The patch loss cannot be differentiated twice, so create_graph=True is not supported. Use "
+                "optimizers and algorithms that need first derivatives only, or train at token level."
+            )
         logits_NV, max_N, sum_N, safe_NK, weight_NK, weight_N = ctx.saved_tensors
         weight_N1 = ((weight_N * grads[0]) / sum_N)[:, None]
         minus_NK = weight_NK * -grads[0]

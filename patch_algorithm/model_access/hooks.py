@@ -1,199 +1,269 @@
-"""Where patch-level training touches a model instance: its input embedding and its loss call.
+"""The hooks on a model: its input embedding looks patches up, and its loss call gives the patch loss.
 
-Nothing is replaced globally and no module is exchanged. Hooks on the one embedding module look a
-patch's tokens up and return their mean; everything behind it sees a plain sequence of positions.
+Nothing is replaced globally and no module is exchanged. The Composer model's own forward is given the
+batch with ``input_ids`` that are made for this one call, and the embedding looks patches up where it is given
+that very tensor: a fit that breaks off leaves nothing that another call could meet.
 
-Shapes: B rows, P positions, K patch size, D hidden size, V vocabulary.
+Shapes: B rows, P positions, K patch size, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from composer.models import ComposerModel
 from torch import Tensor, nn
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from torch.utils.hooks import RemovableHandle
 
-from patch_algorithm.loss.cross_entropy import IGNORE_INDEX
-from patch_algorithm.model_access.reading import input_embedding
+from patch_algorithm.common.announce import announce
+from patch_algorithm.model_access.loss_call import has_own_loss, replace_loss, restore_loss
+from patch_algorithm.model_access.reading import further_embeddings, input_embedding
 from patch_algorithm.patching.batches import PATCH_IDS, PATCH_MASK
 from patch_algorithm.patching.rows import mean_of_patch
 
-__all__ = ["ModelTaps"]
+__all__ = ["ModelHooks", "detach_hooks"]
 
-_ROUTER_WEIGHT = "router_aux_loss_coef"
+_HANDLES: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()
+"""The hooks of ours on every model that has some, whichever run attached them."""
 
 
-class ModelTaps:
+def detach_hooks(model: ComposerModel) -> None:
+    """Takes all hooks of ours off a model and gives its loss call back, whichever run attached them."""
+    for handle in _HANDLES.pop(model, ()):
+        handle.remove()
+    restore_loss(model)
+
+
+class ModelHooks:
     """Attaches to one model instance and detaches again, leaving nothing behind.
 
-    The hooks act only while armed with the ids of a microbatch, that is from its training forward to
-    the end of its backward (activation checkpointing runs them again there), and only in training
-    mode: evaluation, generation and export meet an ordinary model at any time.
+    In training mode a forward of the Composer model whose batch holds :data:`.PATCH_IDS` reads patches,
+    and so it does when its activations are recomputed. Every other forward meets an ordinary model, at
+    any time. A deep copy is an ordinary model.
 
     Args:
-        model: The (unwrapped) Composer model whose embedding and loss call are tapped.
+        model: The (unwrapped) Composer model.
     """
 
     def __init__(self, model: ComposerModel) -> None:
         self._model = model
-        self._feed = _EmbeddingFeed()
-        self._handles: list[Any] = []
-        self._loss_replaced = False
-        self._instance_loss: Callable[..., Any] | None = None
-        self._checked_own_loss = False
+        self._lookup = _PatchLookup()
+        self._handles: list[RemovableHandle] = []
+        self._told_of_loss = False
 
     @property
     def attached(self) -> bool:
         """Whether hooks are in place."""
-        return bool(self._handles)
+        return bool(self._handles) and _HANDLES.get(self._model) is self._handles
 
     def attach(self) -> None:
-        """Registers the hooks; does nothing if they are in place."""
-        if self._handles:
+        """Registers the hooks, in front of those of others; does nothing if they are in place."""
+        if self.attached:
             return
-        embedding = input_embedding(self._model)
-        self._handles = [
-            embedding.register_forward_pre_hook(self._feed.swap_ids, with_kwargs=True),
-            embedding.register_forward_hook(self._feed.take_mean),
-        ]
+        model, lookup = self._model, self._lookup
+        detach_hooks(model)  # those of a run that broke off
+        self.disarm()
+        embedding = input_embedding(model)
+        self._handles = _HANDLES[model] = []
+        keep = self._handles.append
+        keep(model.register_forward_pre_hook(lookup.arm, prepend=True, with_kwargs=True))
+        keep(embedding.register_forward_pre_hook(lookup.look_up_patches, prepend=True, with_kwargs=True))
+        keep(embedding.register_forward_hook(lookup.average_patches, prepend=True, with_kwargs=True))
+        for other in further_embeddings(model).values():
+            keep(other.register_forward_pre_hook(lookup.notice, prepend=True, with_kwargs=True))
+        if has_own_loss(model) and not self._told_of_loss:
+            self._told_of_loss = True
+            announce(
+                f"patch_level: patch stages use the patch loss instead of {type(model).__name__}.loss. If "
+                "that loss has further terms, such as a z-loss, return them from a method "
+                "patch_loss_terms(outputs, batch) of the model too."
+            )
 
     def detach(self) -> None:
-        """Removes the hooks and gives the loss call back."""
-        self.disarm()
-        self.restore_loss()
-        for handle in self._handles:
-            handle.remove()
+        """Removes the hooks, gives the loss call back and lets go of the last batch."""
+        if self.attached:
+            detach_hooks(self._model)
         self._handles = []
-
-    def arm(self, batch: Mapping[str, Any]) -> None:
-        """Makes the next lookup of the batch's ``input_ids`` one of its folded ids."""
-        self._feed.lookups = 0
-        self._feed.mask_BPK = batch.get(PATCH_MASK)
-        self._feed.ids_BPK = batch[PATCH_IDS]
+        self.disarm()
 
     def disarm(self) -> None:
-        """Makes the hooks do nothing."""
-        self._feed.ids_BPK = self._feed.mask_BPK = None
+        """Lets go of the last batch and gives the loss call back."""
+        self._lookup.disarm()
+        restore_loss(self._model)
 
-    def require_one_lookup(self) -> None:
-        """Checks, after a forward pass, that the embedding was looked up exactly once.
+    def check_forward(self, batch: Mapping[str, Any]) -> None:
+        """Checks, after a forward pass, that the model read the batch's patches, all of them and once.
+
+        Raises:
+            ValueError: If not; it says what the model did instead.
+        """
+        name, lookup = type(self._model).__name__, self._lookup
+        if PATCH_IDS not in batch:
+            raise ValueError(
+                f"The batch has lost {PATCH_IDS!r} since patch_level folded it; it holds {sorted(batch)}. "
+                "Make callbacks and microbatch_transforms keep keys that they do not know."
+            )
+        if lookup.second_table is not None:
+            raise ValueError(
+                f"{name} looks token ids up in a second embedding (of {lookup.second_table} rows). Per-layer "
+                "and value embeddings cannot be averaged from outside the model. Train it at token level."
+            )
+        if lookup.other_shape is not None:
+            raise ValueError(
+                f"The input embedding of {name} was given ids of shape {lookup.other_shape} other than the "
+                f"batch's 'input_ids' of shape {tuple(batch[PATCH_IDS].shape[:2])}: the model changes its "
+                "input ids before it looks them up, so patches cannot replace them. Train it at token level."
+            )
+        if lookup.lookups != 1:
+            # An embedding in evaluation mode is left alone, too. Compiled code does not notice new hooks.
+            compiled = "" if lookup.lookups else " (If it was compiled before, call torch.compiler.reset().)"
+            raise ValueError(
+                f"The input embedding of {name} was looked up {lookup.lookups} times in one training "
+                "forward. Patch-level training needs exactly one lookup of the token ids, by an embedding in "
+                f"training mode. Train this model at token level.{compiled}"
+            )
+
+    def check_backward(self) -> None:
+        """Checks, after a backward pass, that activations were recomputed from the same ids, if at all.
 
         Raises:
             ValueError: If not.
         """
-        if self._feed.lookups != 1:
-            # An embedding in evaluation mode is left alone, too.
+        shape, armed = self._lookup.other_shape, self._lookup.shape
+        if shape is not None and shape == armed:
             raise ValueError(
-                f"The input embedding of {type(self._model).__name__} was looked up {self._feed.lookups} "
-                "times in one training forward; patch-level training needs exactly one lookup of the token "
-                "ids, by an embedding in training mode. Train this model at token level."
+                f"Between the forward and the backward of a patch step the input embedding of "
+                f"{type(self._model).__name__} was given other ids, of the same shape {shape}. If "
+                "activations are recomputed from copies of the ids (checkpointing with CPU offload), keep "
+                "the embedding out of the checkpointed part."
             )
 
-    def replace_loss(self, patch_loss: Tensor, outputs: Any) -> None:
-        """Makes the model's next ``loss`` call return ``patch_loss`` and what the model adds to it.
+    def replace_loss(self, patch_loss: Tensor, outputs: Any, batch: Any) -> None:
+        """Makes the model's next ``loss`` call return ``patch_loss`` and what belongs to it.
 
-        Mixture-of-experts models add router losses to the next-token loss. They are had from the
-        model's own loss call, given labels that are all ignored.
+        See :mod:`patch_algorithm.model_access.loss_call`.
 
         Args:
             patch_loss: Scalar, what stands in for the next-token loss.
             outputs: What the model's forward returned.
+            batch: The trainer's batch.
         """
-        self.restore_loss()
-        self._instance_loss = vars(self._model).get("loss")
-        own_loss: Callable[..., Any] = self._model.loss
-
-        def loss(*_: Any, **__: Any) -> Any:
-            extra = own_loss(*_without_tokens(outputs, self._model))
-            self._require_finite(extra)
-            return _add(patch_loss, extra)
-
-        self._model.loss = loss  # an attribute of this instance, in front of the class's method
-        self._loss_replaced = True
+        replace_loss(self._model, patch_loss, outputs, batch)
 
     def restore_loss(self) -> None:
-        """Gives the model's own loss call back."""
-        if self._loss_replaced:
-            del self._model.loss
-            if self._instance_loss is not None:
-                self._model.loss = self._instance_loss
-            self._instance_loss = None
-            self._loss_replaced = False
-
-    def _require_finite(self, extra: Any) -> None:
-        if self._checked_own_loss:
-            return
-        values = extra.values() if isinstance(extra, Mapping) else [extra]
-        if not all(isinstance(v, Tensor) and bool(torch.isfinite(v).all()) for v in values):
-            raise ValueError(
-                f"The loss of {type(self._model).__name__} is not finite where all labels are ignored "
-                f"({extra}), so what it adds to the next-token loss cannot be told."
-            )
-        self._checked_own_loss = True
+        """Gives the model's own loss call back, if it was not called."""
+        restore_loss(self._model)
 
 
-class _EmbeddingFeed:
-    """What the two hooks read. It knows no module, so that a deep copy of a model stays small."""
+class _PatchLookup:
+    """The hooks, and the batch that they are armed with.
+
+    It knows no module, and a copy of it does nothing for ever: a deep copy of a model is an ordinary one.
+    """
 
     def __init__(self) -> None:
-        self.ids_BPK: Tensor | None = None
-        self.mask_BPK: Tensor | None = None
-        self.lookups = 0
+        self._is_copy = False
+        self._ids_BP: Tensor | None = None
+        self._patches_BPK: Tensor | None = None
+        self._mask_BPK: Tensor | None = None
+        self._forget_lookups()
 
-    def swap_ids(
+    def __deepcopy__(self, memo: dict[int, Any]) -> _PatchLookup:
+        copied = _PatchLookup()
+        copied._is_copy = True
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self.__deepcopy__({}))
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Shape of the armed ids."""
+        return None if self._ids_BP is None else tuple(self._ids_BP.shape)
+
+    def disarm(self) -> None:
+        """Makes the hooks do nothing."""
+        self._ids_BP = self._patches_BPK = self._mask_BPK = None
+
+    def arm(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self.ids_BPK is None or not module.training or not args:
+        """On the Composer model, before its forward. Another batch's forward leaves the armed one alone.
+
+        A callback may evaluate something before the armed batch's activations are recomputed.
+        """
+        batch = args[0] if args else kwargs.get("batch")
+        if self._is_copy or not module.training or not isinstance(batch, Mapping) or PATCH_IDS not in batch:
             return None
-        # A tied embedding is called again with hidden states, to make the logits.
-        if args[0].is_floating_point():
+        self._ids_BP = None  # first and last, so that a forward cut short is not armed by halves
+        self._patches_BPK = batch[PATCH_IDS]
+        self._mask_BPK = batch.get(PATCH_MASK)
+        self._forget_lookups()
+        # Nobody else has this tensor, and it is a view of none: see _is_armed.
+        self._ids_BP = batch["input_ids"].clone(memory_format=torch.contiguous_format)
+        own_batch = {**batch, "input_ids": self._ids_BP}
+        return ((own_batch, *args[1:]), kwargs) if args else (args, {**kwargs, "batch": own_batch})
+
+    def look_up_patches(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """On the input embedding: the armed batch's patches take the place of its ids."""
+        if self._ids_BP is None or not module.training:
             return None
-        if args[0].shape != self.ids_BPK.shape[:2]:
-            raise ValueError(
-                f"The input embedding was given ids of shape {tuple(args[0].shape)} where the batch has "
-                f"patches of shape {tuple(self.ids_BPK.shape)}: this model changes its input ids before "
-                "it looks them up, and cannot be trained in patches."
-            )
+        patches_BPK, found = self._patches_BPK, False
+        for ids in _ids_among(args, kwargs):
+            found = self._is_armed(ids)
+            if not found:
+                self.other_shape = tuple(ids.shape)
+        if not found:
+            return None
         self.lookups += 1
-        return (self.ids_BPK, *args[1:]), kwargs
+        return (
+            tuple(patches_BPK if self._is_armed(value) else value for value in args),
+            {key: patches_BPK if self._is_armed(value) else value for key, value in kwargs.items()},
+        )
 
-    def take_mean(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if self.ids_BPK is None or not module.training or not args or args[0].dim() != 3:
+    def average_patches(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
+        """On the input embedding, after a lookup of patches: their means."""
+        if self._patches_BPK is None or not module.training:
             return None
-        if args[0].is_floating_point():
-            return None
-        return mean_of_patch(output, self.mask_BPK)
+        for ids in _ids_among(args, kwargs):
+            if ids.shape == self._patches_BPK.shape:
+                return mean_of_patch(output, self._mask_BPK)
+        return None
+
+    def notice(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """On every further embedding: whether it is given the armed ids."""
+        if self._ids_BP is None or not module.training:
+            return
+        for ids in _ids_among(args, kwargs):
+            if self._is_armed(ids):
+                self.second_table = module.num_embeddings
+
+    def _forget_lookups(self) -> None:
+        self.lookups = 0
+        self.other_shape: tuple[int, ...] | None = None
+        self.second_table: Any = None
+
+    def _is_armed(self, value: Any) -> bool:
+        """Whether a value is the armed ids, or a view of all of them (models flatten leading dimensions)."""
+        armed_BP = self._ids_BP
+        if not isinstance(value, Tensor) or armed_BP is None:
+            return False
+        if value is armed_BP:
+            return True
+        if torch.compiler.is_compiling():  # where tensors have no memory yet
+            return value._base is armed_BP and value.shape == armed_BP.shape
+        return value.dtype == armed_BP.dtype and value.is_set_to(armed_BP)
 
 
-def _without_tokens(
-    outputs: Mapping[str, Any], model: ComposerModel
-) -> tuple[CausalLMOutputWithPast, dict[str, Tensor]]:
-    """Outputs and a batch that tell a model's loss call nothing but its router losses."""
-    logits_BPV: Tensor = outputs["logits"]
-    zero = logits_BPV.new_zeros((), dtype=torch.float32)
-    router_loss = outputs.get("aux_loss")
-    if router_loss is not None:
-        weight = getattr(getattr(model, "config", None), _ROUTER_WEIGHT, None)
-        if weight is None:
-            raise ValueError(
-                f"{type(model).__name__} returns a router loss, but its config has no "
-                f"{_ROUTER_WEIGHT} to weigh it by. Set output_router_logits to false in its config."
-            )
-        zero = zero + weight * router_loss
-    # Detached, so that no gradient of the size of the logits is made for a single row of them.
-    stand_in = CausalLMOutputWithPast(loss=zero, logits=logits_BPV[:1, :1].detach())  # pyright: ignore
-    labels = torch.full((1, 1), IGNORE_INDEX, device=logits_BPV.device)
-    return stand_in, {"labels": labels}
-
-
-def _add(patch_loss: Tensor, extra: Any) -> Any:
-    if not isinstance(extra, Mapping):
-        return patch_loss + extra
-    added = dict(extra)
-    added["total"] = patch_loss + extra["total"]
-    if "loss" in extra:
-        added["loss"] = patch_loss + extra["loss"]
-    return added
+def _ids_among(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The token ids of a call. A tied embedding is called again with hidden states, to make the logits."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
+            yield value

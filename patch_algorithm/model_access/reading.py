@@ -1,8 +1,8 @@
-"""What a model says of itself: its embedding, its context, and what it keeps documents apart by."""
+"""What a model says of itself: its embeddings, its context, its router losses, and its documents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from composer.models import ComposerModel
@@ -10,7 +10,34 @@ from torch import nn
 
 from patch_algorithm.patching.documents import DOCUMENT_KEYS, documents_of
 
-__all__ = ["context_length", "input_embedding", "is_mpt", "unused_documents", "unwrap", "used_document_keys"]
+__all__ = [
+    "CONTEXT_NAMES",
+    "adds_router_loss",
+    "context_length",
+    "further_embeddings",
+    "input_embedding",
+    "is_mpt",
+    "router_loss_weight",
+    "unused_documents",
+    "unwrap",
+    "used_document_keys",
+]
+
+CONTEXT_NAMES = (
+    "max_seq_len",
+    "max_position_embeddings",
+    "n_positions",
+    "block_size",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_length",
+    "seq_len",
+    "context_length",
+    "n_ctx",
+)
+"""What configs call the longest sequence that a model takes; the first that is there counts."""
+
+_ROUTER_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
 
 
 def used_document_keys(batch: Mapping[str, Any], model: ComposerModel) -> tuple[str, ...]:
@@ -61,9 +88,6 @@ def _several_documents(batch: Mapping[str, Any], key: str) -> bool:
     return documents_BT is not None and bool((documents_BT > 0).any())
 
 
-_CONTEXT_NAMES = ("max_seq_len", "max_position_embeddings", "n_positions")
-
-
 def unwrap(model: nn.Module) -> ComposerModel:
     """The Composer model inside whatever distributed wrapper the trainer put around it."""
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -92,11 +116,61 @@ def input_embedding(model: ComposerModel) -> nn.Module:
     return embedding
 
 
+def further_embeddings(model: ComposerModel) -> dict[str, nn.Module]:
+    """All tables that are looked up by whole numbers, but the input embedding, by their paths."""
+    own = set(input_embedding(model).modules())  # FSDP or an adapter may have wrapped it
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if module not in own and isinstance(getattr(module, "num_embeddings", None), int)
+    }
+
+
 def context_length(model: ComposerModel) -> int | None:
-    """The longest sequence the model takes, in positions; ``None`` if its config names no limit."""
-    config = getattr(model, "config", None)
-    for name in _CONTEXT_NAMES:
-        length = getattr(config, name, None)
-        if isinstance(length, int) and length > 0:
-            return length
+    """The longest sequence the model takes, in positions; ``None`` if its config names no limit.
+
+    Read from the config of the model, of the model inside it, or of its text part, under any of
+    :data:`CONTEXT_NAMES`.
+    """
+    for config in _configs(model):
+        for name in CONTEXT_NAMES:
+            length = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+            if isinstance(length, int) and length > 0:
+                return length
     return None
+
+
+def _configs(model: ComposerModel) -> Iterator[Any]:
+    for owner in (model, getattr(model, "model", None)):
+        config = getattr(owner, "config", None)
+        if config is not None:
+            yield config
+            yield getattr(config, "text_config", None)
+
+
+def router_loss_weight(model: ComposerModel) -> float:
+    """What a Hugging Face mixture of experts weighs its router loss by.
+
+    Raises:
+        ValueError: If it does not say.
+    """
+    inner = getattr(model, "model", model)
+    for owner in (inner, getattr(inner, "config", None), getattr(model, "config", None)):
+        for name in _ROUTER_WEIGHTS:
+            weight = getattr(owner, name, None)
+            if isinstance(weight, (int, float)):
+                return weight
+    raise ValueError(
+        f"{type(inner).__name__} returns a router loss, but neither it nor its config gives its weight "
+        f"({', '.join(_ROUTER_WEIGHTS)}). Set output_router_logits to false in its config."
+    )
+
+
+def adds_router_loss(model: ComposerModel) -> bool:
+    """Whether the model is an MPT of MegaBlocks layers, whose own loss adds a router loss."""
+    layers = getattr(getattr(model, "config", None), "ffn_config", None)
+    if not is_mpt(model) or not isinstance(layers, Mapping):
+        return False
+    from llmfoundry.layers_registry import ffns_with_megablocks
+
+    return layers.get("ffn_type") in ffns_with_megablocks.get_all()

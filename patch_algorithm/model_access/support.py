@@ -6,13 +6,24 @@ from typing import Any
 
 from composer.models import ComposerModel
 
-from patch_algorithm.model_access.reading import context_length, input_embedding
+from patch_algorithm.model_access.reading import (
+    CONTEXT_NAMES,
+    context_length,
+    further_embeddings,
+    input_embedding,
+)
 
 __all__ = ["refuse_unsupported"]
 
 
-def refuse_unsupported(model: ComposerModel) -> None:
+def refuse_unsupported(model: ComposerModel, seq_len: int | None = None) -> None:
     """Raises a ValueError with the reason if the model cannot be trained in patches.
+
+    Args:
+        model: The (unwrapped) Composer model.
+        seq_len: Positions that the user says it takes. Where its config names no context, tables of as
+            many rows or more are taken for tables of positions. A second embedding among them is found
+            out at the first forward, where it is given the token ids.
 
     Raises:
         ValueError: Encoder-decoders, models without an input embedding or with further
@@ -38,25 +49,31 @@ def refuse_unsupported(model: ComposerModel) -> None:
         )
     if not getattr(config, "use_return_dict", True):
         raise ValueError(f"{name} returns tuples. Set return_dict to true in its config.")
-    _refuse_further_embeddings(model, name)
+    _refuse_further_embeddings(model, name, seq_len)
 
 
-def _refuse_further_embeddings(model: ComposerModel, name: str) -> None:
-    own = set(input_embedding(model).modules())  # FSDP or an adapter may have wrapped it
-    sizes = [rows for part in own if isinstance(rows := getattr(part, "num_embeddings", None), int)]
+def _refuse_further_embeddings(model: ComposerModel, name: str, seq_len: int | None) -> None:
+    parts = input_embedding(model).modules()
+    sizes = [rows for part in parts if isinstance(rows := getattr(part, "num_embeddings", None), int)]
     if not sizes:
         return
-    vocabulary = max(sizes)
-    context = context_length(model)
-    for path, module in model.named_modules():
-        rows = getattr(module, "num_embeddings", None)
-        if module in own or not isinstance(rows, int):
-            continue
+    vocabulary, context = max(sizes), context_length(model)
+    for path, module in further_embeddings(model).items():
+        rows = int(module.num_embeddings)  # pyright: ignore[reportArgumentType]
         # Tables of positions may be as large as a small vocabulary; OPT's holds two rows more.
         positional = context is not None and context <= rows <= context + 2
-        if rows > vocabulary // 2 and not positional:
+        said_positional = context is None and seq_len is not None and seq_len <= rows
+        if rows > vocabulary // 2 and not positional and not said_positional:
             raise ValueError(
-                f"{name} looks token ids up in a second embedding ({path}, {rows} rows beside a "
-                f"vocabulary of {vocabulary}): per-layer and value embeddings cannot be averaged from "
-                "outside the model. Train this model at token level."
+                f"{name} seems to look token ids up in a second embedding: {path} has {rows} rows, and the "
+                f"vocabulary {vocabulary}. Per-layer and value embeddings cannot be averaged from outside "
+                f"the model; train such a model at token level. {_way_past(rows, context)}"
             )
+
+
+def _way_past(rows: int, context: int | None) -> str:
+    guess = "This is a guess from the size of the table. If it holds positions,"
+    if context is None:
+        names = ", ".join(CONTEXT_NAMES)
+        return f"{guess} set seq_len of patch_level (at most {rows}), or its size in the config ({names})."
+    return f"{guess} correct the model's config, which gives {context} positions."

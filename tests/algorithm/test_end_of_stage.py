@@ -193,3 +193,25 @@ def test_the_checkpoints_plan_goes_before_the_configurations_until_fit(tmp_path:
     assert again.stage_clock(trainer.state).ends == "3ba"
     trainer.fit()
     assert again.switch_point == "6ba"
+
+
+def test_an_evaluator_of_a_fit_that_broke_off_serves_the_next_trainer_as_a_new_one() -> None:
+    """Broken off between the end of the stage and its evaluation, which stays asked for."""
+
+    class Stop(Callback):
+        def batch_end(self, state: State, logger: Logger) -> None:
+            if state.timestamp.batch == 2:
+                raise KeyboardInterrupt
+
+    used = evaluator(eval_interval="4ba")
+    broken = make_trainer(ROWS, [PatchLevel(k=4, ratio="2ba")], eval_dataloader=used, callbacks=[Stop()])
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit()
+
+    def evaluated(given: Evaluator, *algorithms: PatchLevel) -> list[tuple[str, int]]:
+        said = Said()
+        run(ROWS, algorithms, max_duration="5ba", eval_dataloader=given, callbacks=[said])
+        return said.evaluated
+
+    assert evaluated(used) == evaluated(evaluator(eval_interval="4ba")) == [("eval", 4), ("eval", 5)]
+    assert evaluated(used, PatchLevel(k=4, ratio="3ba")) == [("eval", n) for n in (3, 4, 5)]

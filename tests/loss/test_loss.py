@@ -274,3 +274,13 @@ def test_scaling_the_loss_scales_the_gradient() -> None:
     once = torch.autograd.grad(loss.sum, logits_NV, retain_graph=True)[0]
     again = torch.autograd.grad(loss.sum / 7, logits_NV)[0]
     torch.testing.assert_close(again, once / 7, rtol=1e-13, atol=0)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    """The first one would be a constant in it, without a word."""
+    logits_NV = random_logits(1, 6, 7)
+    loss = patch_cross_entropy(logits_NV, random_labels(2, (6, 3), 7, 0.0)).mean
+    with pytest.raises(RuntimeError, match="create_graph=True is not supported"):
+        torch.autograd.grad(loss, logits_NV, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss, logits_NV)  # which leaves ordinary training alone
+    assert not gradient.requires_grad

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from composer.models import ComposerModel, HuggingFaceModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from patch_algorithm import PatchLevel
+from patch_algorithm.model_access.reading import CONTEXT_NAMES, context_length
+from tests.model_access.toys import D, Toy
 from tests.runs.families import family, plain_model
 from tests.runs.short import (
     make_llama,
@@ -35,16 +37,16 @@ def batches(**extra: Any) -> DataLoader[Any]:
     return DataLoader(rows, batch_size=4)  # pyright: ignore
 
 
-def refused(model: ComposerModel, data: DataLoader[Any], *reasons: str) -> None:
+def refused(model: ComposerModel, data: DataLoader[Any], *reasons: str, **changes: Any) -> None:
     """Trains, expects a ValueError that names the reasons, and unchanged weights."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError, match=reasons[0]) as error:
+    with pytest.raises(ValueError, match=re.escape(reasons[0])) as error:
         Trainer(
             model=model,
             train_dataloader=data,
             max_duration="4ba",
             optimizers=torch.optim.AdamW(model.parameters(), lr=1e-2),
-            algorithms=[PatchLevel(k=4, ratio=0.5)],
+            algorithms=[PatchLevel(k=4, ratio=0.5, **changes)],
             progress_bar=False,
         ).fit()
     for reason in reasons:
@@ -61,32 +63,10 @@ def test_encoder_decoder() -> None:
     refused(model, batches(), "encoder-decoder", "T5ForConditionalGeneration", "decoder-only")
 
 
-class Toy(ComposerModel):
-    """The smallest language model that Composer trains; subclasses spoil it."""
-
-    names_embedding = True
-
+class NoEmbedding(Toy):
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, 16)
-        self.head = nn.Linear(16, VOCABULARY)
-        if self.names_embedding:
-            self.get_input_embeddings: Callable[[], nn.Module] = lambda: self.embed
-
-    def hidden(self, ids: Tensor) -> Tensor:
-        return self.embed(ids)
-
-    def forward(self, batch: dict[str, Tensor]) -> CausalLMOutputWithPast:
-        return CausalLMOutputWithPast(logits=self.head(self.hidden(batch["input_ids"])))
-
-    def loss(self, outputs: Any, batch: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        logits, targets = outputs["logits"][:, :-1], batch["labels"][:, 1:]
-        losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-        return losses / (targets != -100).sum().clamp(min=1)
-
-
-class NoEmbedding(Toy):
-    names_embedding = False
+        del self.get_input_embeddings
 
 
 class UnnamedEmbedding(Toy):
@@ -131,16 +111,7 @@ def test_the_toy_itself_trains() -> None:
     """Or the refusals of its subclasses would show nothing."""
     model = Toy()
     before = model.embed.weight.detach().clone()
-    trainer = Trainer(
-        model=model,
-        train_dataloader=batches(),
-        max_duration="4ba",
-        optimizers=torch.optim.AdamW(model.parameters(), lr=1e-2),
-        algorithms=[PatchLevel(k=4, ratio=0.5)],
-        progress_bar=False,
-    )
-    trainer.fit()
-    assert trainer.state.timestamp.batch == 4
+    trained(model)
     assert not torch.equal(model.embed.weight, before)
 
 
@@ -172,6 +143,68 @@ def test_a_second_embedding_behind_an_adapter_of_the_first() -> None:
     inject_adapter_in_model(LoraConfig(target_modules=["embed"]), model)
     assert type(model.embed).__module__.startswith("peft")
     refused(model, batches(), "second embedding", "values", str(VOCABULARY))
+
+
+class Characters(Toy):
+    """As a character model of nanoGPT: a table of positions larger than the vocabulary."""
+
+    positions = 2 * VOCABULARY
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.config = config
+        self.places = nn.Embedding(self.positions, D)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self.embed(ids) + self.places(torch.arange(ids.shape[1]))
+
+
+@pytest.mark.parametrize("name", CONTEXT_NAMES)
+def test_a_table_of_positions_is_known_by_its_name(name: str) -> None:
+    for config in (SimpleNamespace(**{name: Characters.positions}), {name: Characters.positions}):
+        model = Characters(config)
+        assert context_length(model) == Characters.positions
+        trained(model)
+
+
+def test_where_the_context_is_found() -> None:
+    """Of the model itself, of the model inside it, or of its part that reads text."""
+    model: Any = Toy()
+    assert context_length(model) is None
+    model.model = SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(n_positions=7)))
+    assert context_length(model) == 7
+    model.config = SimpleNamespace(block_size=5, n_ctx=6)
+    assert context_length(model) == 5
+
+
+def test_a_guess_says_so_and_how_to_get_past_it() -> None:
+    refused(
+        Characters(),
+        batches(),
+        "seems to",
+        "This is a guess",
+        "set seq_len of patch_level (at most 192)",
+        "block_size",
+    )
+    trained(Characters(), seq_len=8)
+    refused(Characters({"block_size": 64}), batches(), "This is a guess", "which gives 64 positions")
+
+
+def test_a_second_embedding_shows_however_the_guess_was_passed() -> None:
+    refused(PerLayerEmbedding(), batches(), f"a second embedding (of {VOCABULARY} rows)", seq_len=8)
+
+
+def trained(model: ComposerModel, **changes: Any) -> None:
+    trainer = Trainer(
+        model=model,
+        train_dataloader=batches(),
+        max_duration="4ba",
+        optimizers=torch.optim.AdamW(model.parameters(), lr=1e-2),
+        algorithms=[PatchLevel(k=4, ratio=0.5, **changes)],
+        progress_bar=False,
+    )
+    trainer.fit()
+    assert trainer.state.timestamp.batch == 4
 
 
 def test_labels_that_are_already_shifted(corpus: Path) -> None:

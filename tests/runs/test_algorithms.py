@@ -129,6 +129,14 @@ def test_label_smoothing_is_refused() -> None:
         make_trainer(ROWS, [patch_level(), LabelSmoothing(target_key="labels")])
 
 
+def test_second_derivatives_are_refused() -> None:
+    class SecondOrder(GradientClipping):
+        backwards_create_graph = True
+
+    with pytest.raises(ValueError, match=r"SecondOrder: it needs second derivatives"):
+        make_trainer(ROWS, [patch_level(), SecondOrder("norm", 1.0)])
+
+
 def test_gated_linear_units_refuse_decoders_themselves() -> None:
     with pytest.raises(TypeError, match="BertPreTrainedModel"):
         make_trainer(ROWS, [patch_level(), GatedLinearUnits()])

@@ -10,6 +10,10 @@ import torch
 from composer import Trainer
 from transformers import LlamaConfig
 
+from patch_algorithm import PatchLevel
+from patch_algorithm.model_access.hooks import ModelHooks
+from tests.model_access.test_hooks import Flattened, make_batch, tokens
+from tests.runs.short import make_rows, make_trainer
 from tests.support import VOCABULARY, config, metrics, train
 
 pytestmark = pytest.mark.compile
@@ -49,6 +53,42 @@ def test_compiled_equals_eager(corpus: Path, tmp_path: Path) -> None:
     model = tiny_llama(tmp_path, positions=8)
     cfg = config(corpus, model, algorithms={"patch_level": {"k": 4, "ratio": 0.5}})
     assert graphs_of_compiled(cfg, train(cfg)) == 2, "one graph for each stage"
+
+
+def test_ids_that_are_flattened_under_compile() -> None:
+    """As GPT-2 does. Compiled code compares tensors by identity, and microbatches are views of the batch."""
+    losses: list[list[float]] = []
+    for changes in ({}, {"compile_config": {"backend": "eager"}}):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        algorithm = PatchLevel(k=4, ratio="2ba", rehearse_switch=False)
+        trainer = make_trainer(
+            make_rows(16, 16),
+            [algorithm],
+            model=Flattened(),
+            max_duration="4ba",
+            device_train_microbatch_size=2,
+            **changes,  # pyright: ignore[reportArgumentType]
+        )
+        trainer.fit()
+        losses.append(metrics(trainer, "loss/train/total"))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_a_compiled_forward_does_not_meet_the_ids_of_another_batch() -> None:
+    torch._dynamo.reset()
+    model: Any = Flattened().train()
+    compiled = torch.compile(model, backend="eager")
+    model.forward = compiled.dynamo_ctx(model.forward)
+    ModelHooks(model).attach()
+    patches, batch = make_batch(0), tokens(1)
+    torch.testing.assert_close(
+        model(patches)["logits"], model.head(model.embed.weight[patches["patch_ids"]].mean(2))
+    )
+    for call in (model, model.forward):
+        assert torch.equal(call(batch)["logits"], Flattened()(batch)["logits"])
 
 
 def test_compiled_stages_equal_eager_ones(corpus: Path, tmp_path: Path) -> None:
