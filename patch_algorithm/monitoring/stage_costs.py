@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any, TypeVar
 
+from patch_algorithm.stages.compute import PositionCount
+
 __all__ = ["Cost", "EvalRecord", "LossSeries", "RunRecord", "StageRecord", "Window"]
 
 _VERSION = 1
@@ -207,16 +209,14 @@ class RunRecord:
         Args:
             left: What is to come: pairs of raw tokens per position and raw tokens.
         """
-        computed, at_token_level = self.before.positions, float(self.before.tokens)
+        count = PositionCount(self.before.positions, self.before.tokens)
         for stage in self.stages:
-            computed += stage.total.positions
-            at_token_level += stage.total.positions * stage.tokens_per_position
+            count.add(stage.total.positions, stage.total.positions * stage.tokens_per_position)
         tokens = self.total.tokens
-        padding = at_token_level / tokens if tokens and at_token_level else 1.0
+        padding = count.at_token_level / tokens if tokens and count.at_token_level else 1.0
         for tokens_per_position, amount in left:
-            computed += amount * padding / tokens_per_position
-            at_token_level += amount * padding
-        return computed / at_token_level if at_token_level > 0 else 1.0
+            count.add(amount * padding / tokens_per_position, amount * padding)
+        return count.share
 
     def eval_at(self, step: int | None) -> float | None:
         """The loss evaluated at the end of a stage, if that was after ``step`` batches."""

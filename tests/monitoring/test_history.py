@@ -75,12 +75,12 @@ def test_evaluations_lie_on_the_axes_of_the_steps(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     trainer = recorded(HistoryLogger(str(path)), eval_interval="3ba", max_duration="8ba")
     history = read(path)
-    assert [line.at.step for line in history.evals] == [3, 6, 8]
+    assert [line.at.step for line in history.evals] == [3, 4, 6, 8]
     for evaluation in history.evals:
         assert evaluation.at == history.steps[evaluation.at.step - 1].at
     evaluated = metrics(trainer, "metrics/eval/LanguageCrossEntropy")
     assert history.series("metrics/eval/LanguageCrossEntropy", "raw_tokens") == [
-        (128 * step, loss) for step, loss in zip((3, 6, 8), evaluated, strict=True)
+        (128 * step, loss) for step, loss in zip((3, 4, 6, 8), evaluated, strict=True)
     ]
     assert all(set(line.metrics) == {"metrics/eval/LanguageCrossEntropy"} for line in history.evals)
     assert history.series("loss/train/total", "flops") == [
@@ -121,7 +121,7 @@ def test_evaluations_on_their_own(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     trainer = recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
     trainer.eval()
-    assert [line.at.step for line in read(path).evals] == [2], "the two after the last step are one"
+    assert [line.at.step for line in read(path).evals] == [1, 2], "the two after the last step are one"
 
     alone = HistoryLogger(str(tmp_path / "alone.jsonl"))
     Trainer(
@@ -225,7 +225,7 @@ def test_from_a_yaml(corpus: Path, tmp_path: Path) -> None:
         )
     )
     history = read(tmp_path / "r" / "history.jsonl")
-    assert [line.at.step for line in history.evals] == [0, 2, 4, 6]
+    assert [line.at.step for line in history.evals] == [0, 2, 3, 4, 6]
     assert history.evals[0].at.k == 4
     for name in ("loss/train/total", "metrics/eval/LanguageCrossEntropy", "time/batch"):
         assert [y for _, y in history.series(name)][:6] == metrics(trainer, name)[:6], name
