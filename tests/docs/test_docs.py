@@ -147,13 +147,14 @@ def arguments(heading: str) -> dict[str, str]:
     [
         ("The algorithm: `patch_level`", "patch_algorithm.algorithm", "PatchLevel"),
         ("The report: `stage_report`", "patch_algorithm.monitoring", "StageReport"),
+        ("The history: `history`", "patch_algorithm.monitoring", "HistoryLogger"),
         (
             "The built-in corpus: `variables.builtin_corpus`",
             "patch_algorithm.data.builtin",
             "BuiltinCorpus",
         ),
     ],
-    ids=["patch_level", "stage_report", "builtin_corpus"],
+    ids=["patch_level", "stage_report", "history", "builtin_corpus"],
 )
 def test_configuration_page_lists_every_argument(heading: str, home: str, name: str) -> None:
     listed = arguments(heading)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from patch_algorithm import PatchLevel
 from patch_algorithm.monitoring.history import History, HistoryLogger, Line, read
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
+from patch_algorithm.monitoring.stage_recorder import Moment
 from tests.runs.short import collate, make_model, make_rows, run, saving
 from tests.support import config, metrics, mpt, train
 
@@ -26,6 +28,7 @@ ROWS = make_rows(32, 32)
 """Eight batches of four rows of 32: 128 raw tokens, 4 x 8 positions as patches of 4, 16 x 8 as tokens."""
 RAN = [(0, 4, 32)] * 4 + [(1, 1, 128)] * 4
 """Stage, k and positions of each step."""
+PAGE = Path(__file__).parents[2] / "docs" / "monitor.md"
 AXES = ("stage", "k", "step", "raw_tokens", "positions", "flops")
 
 
@@ -208,6 +211,21 @@ def test_what_is_no_history(tmp_path: Path) -> None:
 def test_bad_paths_are_refused(path: Any) -> None:
     with pytest.raises(ValueError, match="history: path="):
         HistoryLogger(path)
+
+
+def test_the_page_reads_a_history(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
+    shown = re.search(r"^```{code-block} python\n(.+?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    assert shown
+    exec(shown[1].replace("runs/quickstart/mine/history.jsonl", str(path)), {})
+
+
+def test_the_page_lists_every_field() -> None:
+    page = PAGE.read_text("utf-8")
+    table = page.partition("| field | meaning |")[2].partition("\n\n")[0]
+    listed = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert listed == ["kind", *(field.name for field in fields(Moment)), "metrics"]
 
 
 def test_from_a_yaml(corpus: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_mpt_1b_keeps_the_tokens_of_a_step_and_its_header_tells_the_truth() -> N
     assert tokens_per_step == 512 * 2048
     assert cfg.global_train_batch_size % cfg.device_train_microbatch_size == 0
     steps = batches(cfg.max_duration)
+    assert [line.at.step for line in read(tmp_path / "run" / "history.jsonl").steps] == [*range(1, steps + 1)]
     switch = math.ceil(cfg.algorithms.patch_level.ratio * steps - 1e-9)
     text = header(MPT_1B)
     for number in (tokens_per_step, switch - 1, switch, steps - 1):
@@ -102,6 +103,7 @@ def batches(time: str) -> int:
 def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
     from llmfoundry.command_utils import train_from_yaml
 
+    from patch_algorithm.monitoring.history import read
     from tests.support import VOCABULARY, metrics, write_corpus
 
     overrides = cpu_overrides(MPT_1B)
@@ -123,6 +125,7 @@ def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
     assert trainer.state.timestamp.token == (
         steps * cfg.global_train_batch_size * cfg.variables.tokens_per_row
     )
+    assert [line.at.step for line in read(tmp_path / "run" / "history.jsonl").steps] == [*range(1, steps + 1)]
     switch = math.ceil(cfg.algorithms.patch_level.ratio * steps - 1e-9)
     assert metrics(trainer, "patch_level/stage") == [0] * switch + [1] * (steps - switch)
     assert len(metrics(trainer, "patch_level/loss")) == switch
@@ -140,6 +143,7 @@ def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
 def test_quickstart_runs(overrides: list[str], tmp_path: Path) -> None:
     from llmfoundry.command_utils import train_from_yaml
 
+    from patch_algorithm.monitoring.history import read
     from patch_algorithm.preflight import prepare, read_config
     from tests.support import metrics
 
@@ -161,6 +165,8 @@ def test_quickstart_runs(overrides: list[str], tmp_path: Path) -> None:
     assert metrics(trainer, "patch_level/stage") == [0] * 20 + [1] * 10
     evals = metrics(trainer, "metrics/eval/LanguageCrossEntropy")
     assert len(evals) == 3
+    history = read(tmp_path / "run" / "history.jsonl")
+    assert history.series("metrics/eval/LanguageCrossEntropy") == list(zip((10, 20, 30), evals, strict=True))
     assert evals[-1] < evals[0]
     assert list((tmp_path / "run").glob("*.pt"))
     assert list((tmp_path / "run").rglob("config.json"))
