@@ -81,7 +81,7 @@ def test_yaml_blocks_configure_what_they_name(example: Block) -> None:
     cfg = OmegaConf.to_container(OmegaConf.create(example.text))
     assert isinstance(cfg, dict)
     for section, entries in cfg.items():
-        if section in ("algorithms", "callbacks"):
+        if section in ("algorithms", "callbacks", "loggers"):
             for name, arguments in entries.items():
                 getattr(registry, section).get(name)(**arguments)
         else:

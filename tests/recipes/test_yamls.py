@@ -88,7 +88,6 @@ def test_mpt_1b_keeps_the_tokens_of_a_step_and_its_header_tells_the_truth() -> N
     assert tokens_per_step == 512 * 2048
     assert cfg.global_train_batch_size % cfg.device_train_microbatch_size == 0
     steps = batches(cfg.max_duration)
-    assert [line.at.step for line in read(tmp_path / "run" / "history.jsonl").steps] == [*range(1, steps + 1)]
     switch = math.ceil(cfg.algorithms.patch_level.ratio * steps - 1e-9)
     text = header(MPT_1B)
     for number in (tokens_per_step, switch - 1, switch, steps - 1):
@@ -133,7 +132,7 @@ def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
     assert len(losses) == steps
     assert all(math.isfinite(loss) for loss in losses)
     evals = metrics(trainer, "metrics/eval/LanguageCrossEntropy")
-    assert len(evals) == steps // batches(cfg.eval_interval)
+    assert len(evals) == steps // batches(cfg.eval_interval) + 1, "and at the switch"
     assert evals[-1] < evals[0]
     assert list((tmp_path / "run").glob("*.pt"))
 
