@@ -174,6 +174,7 @@ def batches(time: str) -> int:
 def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
     from llmfoundry.command_utils import train_from_yaml
 
+    from patch_algorithm.monitoring.history import read
     from tests.support import VOCABULARY, metrics, write_corpus
 
     if "forward_watch" not in callbacks:
@@ -200,6 +201,7 @@ def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
     assert trainer.state.timestamp.token == (
         steps * cfg.global_train_batch_size * cfg.variables.tokens_per_row
     )
+    assert [line.at.step for line in read(tmp_path / "run" / "history.jsonl").steps] == [*range(1, steps + 1)]
     switch = switch_of(cfg)
     assert metrics(trainer, "patch_level/stage") == [0] * switch + [1] * (steps - switch)
     assert len(metrics(trainer, "patch_level/loss")) == switch
@@ -230,6 +232,7 @@ def test_mpt_1b_runs_on_a_cpu(tmp_path: Path) -> None:
 def test_quickstart_runs(overrides: list[str], tmp_path: Path) -> None:
     from llmfoundry.command_utils import train_from_yaml
 
+    from patch_algorithm.monitoring.history import read
     from patch_algorithm.preflight import prepare, read_config
     from tests.support import metrics
 
@@ -251,6 +254,8 @@ def test_quickstart_runs(overrides: list[str], tmp_path: Path) -> None:
     assert metrics(trainer, "patch_level/stage") == [0] * 20 + [1] * 10
     evals = metrics(trainer, "metrics/eval/LanguageCrossEntropy")
     assert len(evals) == 3
+    history = read(tmp_path / "run" / "history.jsonl")
+    assert history.series("metrics/eval/LanguageCrossEntropy") == list(zip((10, 20, 30), evals, strict=True))
     assert evals[-1] < evals[0]
     assert list((tmp_path / "run").glob("*.pt"))
     assert exported_contexts(tmp_path / "run") == [(128, 128)]
