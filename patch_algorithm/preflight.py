@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from patch_algorithm.algorithm.batch_checks import check_positions, check_rows
 from patch_algorithm.algorithm.patch_level import PatchLevel
+from patch_algorithm.common.arguments import is_whole
 from patch_algorithm.stages.boundaries import run_length
 from patch_algorithm.stages.plan import StagePlan
 
@@ -106,7 +107,7 @@ def _algorithm(algorithms: Any) -> PatchLevel | None:
 
 def _length(max_duration: Any) -> Time[int] | None:
     """The length of the run, where it can be counted without a data loader."""
-    if not isinstance(max_duration, (str, int)) or isinstance(max_duration, bool):
+    if not isinstance(max_duration, str) and not is_whole(max_duration):
         return None
     try:
         time = Time.from_input(max_duration, TimeUnit.EPOCH)
@@ -124,7 +125,7 @@ def _value(cfg: DictConfig, key: str) -> Any:
 
 
 def _whole_number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if is_whole(value) else None
 
 
 def prepare(cfg: DictConfig) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from composer.callbacks.speed_monitor import get_gpu_flops_available
@@ -12,7 +11,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from patch_algorithm.common.announce import announce
-from patch_algorithm.common.arguments import positive_int
+from patch_algorithm.common.arguments import a_number, positive_int
 from patch_algorithm.monitoring.run_summary import cost_table
 from patch_algorithm.monitoring.stage_costs import Window
 from patch_algorithm.monitoring.stage_recorder import StageRecorder
@@ -47,13 +46,11 @@ class PatchMonitor(Callback):
 
     def __init__(self, window: int = 20, flops_available: float | None = None) -> None:
         self.window = positive_int("patch_monitor: window", window)
-        if flops_available is not None and (
-            isinstance(flops_available, bool)
-            or not isinstance(flops_available, (int, float))
-            or not 0 < flops_available < math.inf
-        ):
-            raise ValueError(f"patch_monitor: flops_available={flops_available!r} is not a positive number.")
-        self.flops_available = flops_available
+        self.flops_available = (
+            None
+            if flops_available is None
+            else a_number("patch_monitor: flops_available", flops_available, above=0)
+        )
 
     def init(self, state: State, logger: Logger) -> None:
         """Finds the trainer's recorder, before the model is sharded."""

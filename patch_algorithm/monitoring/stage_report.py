@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 
@@ -11,6 +10,7 @@ from composer.core import Callback, Event, State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist, format_name_with_dist_and_time
 
+from patch_algorithm.common.arguments import a_number
 from patch_algorithm.common.tables import duration
 from patch_algorithm.monitoring.learning_check import shortcomings
 from patch_algorithm.monitoring.run_summary import summary
@@ -53,12 +53,8 @@ class StageReport(Callback):
         note: str | None = None,
     ) -> None:
         self.interval = _batches(interval)
-        if require_loss_drop is not None and (
-            isinstance(require_loss_drop, bool)
-            or not isinstance(require_loss_drop, int | float)
-            or not math.isfinite(require_loss_drop)
-        ):
-            raise ValueError(f"stage_report: require_loss_drop={require_loss_drop!r} is no finite number.")
+        if require_loss_drop is not None:
+            require_loss_drop = a_number("stage_report: require_loss_drop", require_loss_drop)
         self.require_loss_drop = require_loss_drop
         self.note = note
         self._last_eval_due = False

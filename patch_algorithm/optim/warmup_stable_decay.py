@@ -9,6 +9,7 @@ from typing import Any
 from composer.core import State, Time, TimeUnit
 from composer.optim import ComposerScheduler
 
+from patch_algorithm.common.arguments import a_bool, is_number, one_of
 from patch_algorithm.stages.forecast import epochs_in_batches
 from patch_algorithm.stages.trainer_clock import max_duration
 
@@ -58,13 +59,11 @@ class WarmupStableDecay(ComposerScheduler):
     ) -> None:
         self.t_warmup = _parse("t_warmup", t_warmup)
         self.t_decay = _parse("t_decay", t_decay)
-        if isinstance(alpha_f, bool) or not isinstance(alpha_f, (int, float)) or not 0.0 <= alpha_f <= 1.0:
+        if not is_number(alpha_f) or not 0.0 <= alpha_f <= 1.0:
             raise ValueError(f"warmup_stable_decay: alpha_f={alpha_f!r} is not a number between 0 and 1.")
         self.alpha_f = float(alpha_f)
-        if decay not in DECAYS:
-            raise ValueError(f"warmup_stable_decay: decay={decay!r} is none of {', '.join(DECAYS)}.")
-        self.decay = decay
-        self.scale_warmup = scale_warmup
+        self.decay = one_of("warmup_stable_decay: decay", decay, tuple(DECAYS))
+        self.scale_warmup = a_bool("warmup_stable_decay: scale_warmup", scale_warmup)
 
     def __call__(self, state: State, ssr: float = 1.0) -> float:
         """The multiplier of the learning rate at the state's clock."""

@@ -10,6 +10,8 @@ from typing import TypeAlias, TypeVar
 
 from composer.core import Time, Timestamp, TimeUnit
 
+from patch_algorithm.common.arguments import whole_number
+
 __all__ = [
     "Boundary",
     "in_batches",
@@ -96,12 +98,9 @@ def parse_stages(stages: object) -> tuple[tuple[int, Boundary], ...]:
         name = f"stages[{number}]"
         if not isinstance(stage, Mapping) or set(stage) != {"k", "until"}:
             raise ValueError(f"{name}={stage!r} is not a mapping of 'k' and 'until'. {_STAGES_HOW}")
-        k = stage["k"]
-        if isinstance(k, bool) or not isinstance(k, int) or k < 2:
-            raise ValueError(
-                f"{name}.k={k!r} is not a whole number of at least 2. The token stage, k=1, follows the "
-                "last stage by itself."
-            )
+        k = whole_number(
+            f"{name}.k", stage["k"], 2, " The token stage, k=1, follows the last stage by itself."
+        )
         parsed.append((k, parse_boundary(stage["until"], f"{name}.until")))
     for number in range(1, len(parsed)):
         require_order(parsed[number - 1][1], parsed[number][1], number)
