@@ -1,13 +1,15 @@
 """Prepares the data that a YAML asks for, then trains with llm-foundry.
 
 usage: composer train.py CONFIG.yaml [key=value ...]
-       python train.py CONFIG.yaml [key=value ...]     (one process, without the launcher)
+       torchrun ... train.py CONFIG.yaml [key=value ...]
+       python train.py CONFIG.yaml [key=value ...]     (one process, without a launcher)
 
 CONFIG.yaml is an llm-foundry training configuration; key=value overrides any of its keys, dotted:
     composer train.py yamls/quickstart.yaml max_duration=1200ba algorithms.patch_level.k=2
 
 With llm-foundry's own keys it does what llm-foundry's train.py does. Where the configuration asks for
-the built-in corpus (variables.builtin_corpus), that is prepared first and reused later.
+the built-in corpus (variables.builtin_corpus), that is prepared first and reused later. Started again
+with autoresume, a run that has finished says so and exits with 0.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 # Known to be harmless, and nothing a user of this script could act on. One line each, so that
 # whatever is new still shows.
@@ -29,6 +32,10 @@ _HARMLESS_WARNINGS = (
     "Cannot split (tensor|list) of length",  # Composer, on a last evaluation batch that is smaller
     "The `use_auth_token` argument is deprecated",  # llm-foundry calling transformers
 )
+
+
+_NOTHING_LEFT = "No training would occur"
+"""In Composer's error where a run is resumed at or after its ``max_duration``."""
 
 
 def main(args: list[str]) -> int:
@@ -54,6 +61,8 @@ def main(args: list[str]) -> int:
     except StageReportError as error:
         return _complain(error, 1)
     except ValueError as error:
+        if _NOTHING_LEFT in str(error):
+            return _nothing_left(cfg, error)
         if not _raised_by_us(error):
             raise
         return _complain(error, 2)
@@ -65,6 +74,9 @@ def _settle_process() -> None:
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # torchrun has another name for the rank of a node than Composer.
+    if "GROUP_RANK" in os.environ:
+        os.environ.setdefault("NODE_RANK", os.environ["GROUP_RANK"])
     # The launcher leaves this unset, and every process would then start a thread for every core.
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
@@ -79,6 +91,20 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _nothing_left(cfg: Any, error: ValueError) -> int:
+    """Says so. Queued again after its end a run has not failed; loaded by hand it was meant to go on."""
+    if not cfg.get("autoresume"):
+        return _complain(error, 2)
+    from patch_algorithm.common.announce import announce
+
+    announce(
+        f"train.py: this run is finished already: the latest checkpoint in {cfg.get('save_folder')} is at "
+        f"its max_duration of {cfg.max_duration}. To train on, raise max_duration; for a new run, change "
+        "run_name."
+    )
+    return 0
 
 
 def _raised_by_us(error: BaseException) -> bool:

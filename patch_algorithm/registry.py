@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from patch_algorithm.algorithm import PatchLevel
     from patch_algorithm.data.builtin import builtin_corpus_tokenizer
     from patch_algorithm.data.loader import build_pile_dataloader
-    from patch_algorithm.monitoring import PatchMonitor, StageReport
+    from patch_algorithm.monitoring import HistoryLogger, PatchMonitor, StageReport
     from patch_algorithm.optim import PerStageScheduler, WarmupStableDecay, adamw
 
 __all__ = [
+    "HistoryLogger",
     "PatchLevel",
     "PatchMonitor",
     "PerStageScheduler",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "HistoryLogger": "patch_algorithm.monitoring",
     "PatchLevel": "patch_algorithm.algorithm",
     "PatchMonitor": "patch_algorithm.monitoring",
     "PerStageScheduler": "patch_algorithm.optim",

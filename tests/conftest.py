@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported: the machines that run this are small, and a test that trains with more
 # threads than cores is many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+# Property tests try the same examples on every machine and in every run.
+settings.register_profile("patch_algorithm", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("patch_algorithm")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from composer.utils import dist
+from torch import Tensor
 
 from patch_algorithm.loss.cross_entropy import PatchLoss
 
@@ -15,25 +16,29 @@ __all__ = ["LossTally"]
 
 @dataclass
 class LossTally:
-    """Adds up the parts of :class:`.PatchLoss` and makes metrics of them."""
+    """Collects the parts of :class:`.PatchLoss` and makes metrics of them."""
 
-    _sums: torch.Tensor | None = None
+    _parts: list[Tensor] = field(default_factory=list)
 
     def reset(self) -> None:
         """Starts a step; an out-of-memory retry starts it anew."""
-        self._sums = None
+        self._parts = []
 
     def add(self, loss: PatchLoss) -> None:
         """Counts a microbatch."""
-        parts = torch.stack([part.detach().double() for part in (loss.sum, loss.count, loss.hits)])
-        self._sums = parts if self._sums is None else self._sums + parts
+        dtype = loss.sum.dtype
+        self._parts.append(torch.stack([loss.sum.detach(), loss.count.to(dtype), loss.hits.to(dtype)]))
 
     def metrics(self) -> dict[str, float]:
         """Loss, perplexity and accuracy of the step, from all ranks: a collective call."""
-        if self._sums is None:
+        if not self._parts:
             return {}
-        dist.all_reduce(self._sums, reduce_operation="SUM")
-        loss_sum, count, hits = self._sums.tolist()
+        # Added up in float64, for which some devices (mps) have no type: on the CPU.
+        sums = torch.stack(self._parts).cpu().double().sum(dim=0)
+        if dist.get_world_size() > 1:
+            sums = sums.to(self._parts[0])
+            dist.all_reduce(sums, reduce_operation="SUM")
+        loss_sum, count, hits = sums.tolist()
         mean = loss_sum / max(count, 1)
         return {
             "patch_level/loss": mean,

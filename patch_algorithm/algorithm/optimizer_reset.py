@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 __all__ = ["ON_SWITCH", "refuse_unresettable", "reset_moments"]
@@ -35,26 +36,30 @@ def reset_moments(optimizer: Optimizer) -> None:
         optimizer: A torch optimizer; its state may be sharded by FSDP.
 
     Raises:
-        ValueError: If some of its state is neither tensors of values nor numbers.
+        ValueError: See :func:`refuse_unresettable`.
     """
     refuse_unresettable(optimizer)
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter)
-            if state:
-                _reset(state, group)
+    for state, group, _ in _states(optimizer):
+        _reset(state, group)
 
 
 def refuse_unresettable(optimizer: Optimizer) -> None:
-    """Refuses an optimizer whose state holds more than tensors of values and numbers.
+    """Refuses an optimizer whose state holds more than tensors of values and numbers, or cannot start anew.
 
-    Integers are the codes of quantized moments, and their code books stand beside them: zeros there
-    would be no start but the end of all updates.
+    Integers are the codes of quantized moments, stored next to their code books: zeros there would not be
+    a start but the end of all updates. SGD with dampening starts without momentum, which sharded
+    checkpoints cannot hold.
 
     Raises:
         ValueError: If so.
     """
-    for state in optimizer.state.values():
+    for state, group, parameter in _states(optimizer):
+        if group.get("dampening") and "momentum_buffer" in state and _is_sharded(parameter):
+            raise ValueError(
+                f"on_switch='reset' cannot reset {type(optimizer).__name__} with dampening="
+                f"{group['dampening']} where FSDP shards its state: there is no momentum before its first "
+                "step, and sharded checkpoints need some. Set dampening to 0, or use on_switch='carry'."
+            )
         for key, value in state.items():
             codes = isinstance(value, Tensor) and value.numel() > 1 and not _is_real_or_complex(value)
             if codes or not isinstance(value, (Tensor, int, float, type(None))):
@@ -65,14 +70,32 @@ def refuse_unresettable(optimizer: Optimizer) -> None:
                 )
 
 
+def _states(optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Mapping[str, Any], Tensor]]:
+    """The state of every parameter that has one, with its group and the parameter."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter)
+            if state:
+                yield state, group, parameter
+
+
 @torch.no_grad()
 def _reset(state: dict[str, Any], group: Mapping[str, Any]) -> None:
     for key, value in state.items():
+        if key == "momentum_buffer" and group.get("dampening"):
+            # SGD dampens what it adds to its momentum, but not the first gradient, with which it begins.
+            state[key] = None
+            continue
         start = _STARTS[key](group) if key in _STARTS else 0.0
         if isinstance(value, Tensor):
             value.fill_(start)
         elif value is not None:
             state[key] = type(value)(start)
+
+
+def _is_sharded(parameter: Tensor) -> bool:
+    flat = getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False)
+    return flat or isinstance(parameter, DTensor)
 
 
 def _is_real_or_complex(tensor: Tensor) -> bool:

@@ -15,14 +15,14 @@ from patch_algorithm.algorithm.patch_run import PatchRun, Settings
 from patch_algorithm.common.arguments import a_bool, one_of, positive_int
 from patch_algorithm.loss import TARGET_WEIGHTS
 from patch_algorithm.model_access import detach_hooks, refuse_unsupported, unwrap
-from patch_algorithm.stages.boundaries import parse_boundary, parse_stages
+from patch_algorithm.stages.boundaries import Boundary, parse_boundary, parse_stages
 from patch_algorithm.stages.forecast import trainers_state
 from patch_algorithm.stages.plan import ON_MISMATCH, Sides, StageClock, StagePlan
 
 __all__ = ["PatchLevel"]
 
 _DEFAULT_K = 4
-_DEFAULT_RATIO = 2 / 3
+_DEFAULT_RATIO = "2/3"
 
 
 class PatchLevel(Algorithm):
@@ -47,9 +47,9 @@ class PatchLevel(Algorithm):
     Args:
         k (int, optional): Tokens per patch. ``1`` trains at token level throughout. Default: ``4``.
         ratio (float | str, optional): The share of the run that is trained in patches, as a fraction of
-            ``max_duration``, or a Composer time string (``'90000ba'``, ``'0.67dur'``). Resolved once, when
-            the first fit starts, and saved with the run. ``0`` trains at token level throughout.
-            Default: two thirds, the paper's.
+            ``max_duration`` (``0.67``, or exactly ``'2/3'``), or a Composer time string (``'90000ba'``,
+            ``'0.67dur'``). Resolved once, when the first fit starts, and saved with the run. ``0`` trains at
+            token level throughout. Default: ``'2/3'``, the paper's.
         seq_len (int, optional): Positions the model is trained on. Rows of ``k * seq_len`` tokens are
             the paper's setting. Default: the model's own maximum if rows exceed it, else the length of
             the rows.
@@ -89,7 +89,7 @@ class PatchLevel(Algorithm):
             from composer import Trainer
             from patch_algorithm import PatchLevel
 
-            trainer = Trainer(model, ..., algorithms=[PatchLevel(k=4, ratio=0.67)])
+            trainer = Trainer(model, ..., algorithms=[PatchLevel(k=4, ratio="2/3")])
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class PatchLevel(Algorithm):
         self._runs: WeakKeyDictionary[State, PatchRun] = WeakKeyDictionary()
         self._run = self._new_run()
 
-    def _parse_stages(self, stages: object) -> tuple[tuple[int, float | Time[int]], ...]:
+    def _parse_stages(self, stages: object) -> tuple[tuple[int, Boundary], ...]:
         end = parse_boundary(self.ratio)
         if stages is not None:
             if (self.k, self.ratio) != (_DEFAULT_K, _DEFAULT_RATIO):

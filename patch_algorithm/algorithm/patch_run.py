@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from composer.core import Event, State, Time, Timestamp
+from composer.core import Event, State, Timestamp
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
@@ -25,6 +25,7 @@ from patch_algorithm.loss import patch_cross_entropy, target_weights
 from patch_algorithm.model_access import ModelHooks, context_length, refuse_unsupported, unwrap
 from patch_algorithm.model_access.loss_call import logits_of
 from patch_algorithm.patching import PATCH_TARGETS
+from patch_algorithm.stages.boundaries import Boundary
 from patch_algorithm.stages.compute import PositionCount
 from patch_algorithm.stages.plan import Sides
 from patch_algorithm.stages.timeline import Timeline
@@ -53,7 +54,7 @@ _TELLING = frozenset({Event.EVAL_BEFORE_ALL, Event.BATCH_CHECKPOINT, Event.FIT_E
 class Settings:
     """What :class:`.PatchLevel` was configured with; its docstring says what each means."""
 
-    stages: Sequence[tuple[int, float | Time[int]]]
+    stages: Sequence[tuple[int, Boundary]]
     seq_len: int | None
     target_weights: str
     sides: Sides
@@ -89,7 +90,7 @@ class PatchRun:
         self._hooks: ModelHooks | None = None
         self._folded_ids = FoldedIds()
         self._metrics_aside: dict[str, Any] | None = None
-        self._weights: dict[tuple[int, torch.device], Tensor | None] = {}
+        self._weights: dict[tuple[int, torch.device, torch.dtype], Tensor | None] = {}
         self._news: str | None = None
         self._warned_of_no_switch = False
         self._checked_optimizers = False
@@ -211,15 +212,19 @@ class PatchRun:
 
     def _on_before_loss(self, state: State, logger: Logger) -> None:
         targets_BPK = state.batch[PATCH_TARGETS]
-        weights_K = self._target_weights(targets_BPK.shape[-1], targets_BPK.device)
-        loss = patch_cross_entropy(logits_of(state.outputs), targets_BPK, weights=weights_K)
+        logits = logits_of(state.outputs)
+        weights_K = self._target_weights(targets_BPK.shape[-1], logits)
+        loss = patch_cross_entropy(logits, targets_BPK, weights=weights_K)
         self._model_hooks.replace_loss(loss.mean, state.outputs, state.batch)
         self._tally.add(loss)
 
-    def _target_weights(self, k: int, device: torch.device) -> Tensor | None:
-        if (k, device) not in self._weights:
-            self._weights[k, device] = target_weights(k, self._settings.target_weights, device)
-        return self._weights[k, device]
+    def _target_weights(self, k: int, logits: Tensor) -> Tensor | None:
+        # In the precision of the loss: some devices (mps) have no float64, in which they are made.
+        key = k, logits.device, torch.promote_types(logits.dtype, torch.float32)
+        if key not in self._weights:
+            weights_K = target_weights(k, self._settings.target_weights)
+            self._weights[key] = None if weights_K is None else weights_K.to(key[2]).to(key[1])
+        return self._weights[key]
 
     def _on_after_loss(self, state: State, logger: Logger) -> None:
         self._model_hooks.restore_loss()

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
-from patch_algorithm import __version__
+from patch_algorithm.common.version import __version__
 from patch_algorithm.data.packing import INDEX, write_atomically
 from patch_algorithm.data.remote import download, is_url
 

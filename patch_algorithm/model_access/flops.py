@@ -1,105 +1,189 @@
-"""What a training step of a model computes, in floating point operations."""
+"""What a training step of a model computes, in floating point operations.
+
+Nothing is estimated from a config. A copy of the model without weights is run forward and backward on
+rows of three lengths, and torch's own counter looks on. That holds for every architecture that runs:
+experts in use, heads of any width, frozen weights whose backward is left out.
+
+Shapes: B rows, P positions.
+"""
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from composer.models import ComposerModel
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from transformers.modeling_utils import PreTrainedModel
 
-__all__ = ["FlopCounter", "attention_width", "flop_counter", "matmul_parameters"]
+from patch_algorithm.common.announce import announce
+from patch_algorithm.model_access.reading import context_length
+
+__all__ = ["FlopCounter", "flop_counter"]
 
 FlopCounter = Callable[[Any], float]
 """FLOPs of the forward and the backward of a batch as the model is given it: of B rows of P positions."""
 
-
-_LAYERS = ("num_hidden_layers", "n_layers", "n_layer")
-
-
-_WIDTHS = ("hidden_size", "d_model", "n_embd")
-
-
-_HEADS = ("num_attention_heads", "n_heads", "n_head")
-
-
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_LENGTHS = (8, 16, 32)
+_TOLERANCE = 0.01
 
 
 def flop_counter(model: ComposerModel) -> FlopCounter:
-    """Counts a model's FLOPs as the model itself does (``flops_per_batch``), or by the usual estimate.
+    """Counts a model's FLOPs by running a copy of it that has no weights.
 
-    The estimate is ``6 N + 12 n d P`` for a position (Kaplan et al., arXiv 2001.08361; Chowdhery et al.,
-    arXiv 2204.02311, appendix B): N parameters that multiply (:func:`matmul_parameters`), n layers of
-    attention of width d over P positions, masked ones included. MPT's own count is the same. The lookups
-    of a patch's embeddings and the loss are left out.
+    A step of B rows of P positions takes ``B (a P + b P^2)``: matrix products with the weights, and
+    attention over all P positions, masked ones included. a and b come from rows of two lengths, counted by
+    :class:`torch.utils.flop_counter.FlopCounterMode`, and a third length has to agree. A backward that
+    frozen weights make needless is not counted, nor are recomputed activations. Looking up a patch's
+    embeddings and the loss are left out.
+
+    A model whose copy does not run so, such as one with GPU kernels of its own, is counted by its
+    ``flops_per_batch``, if it has one and all its weights are trained. Others have no figure, which is said.
 
     Call it before the model is wrapped: FSDP leaves each rank a shard of the parameters.
 
     Args:
-        model: The Composer model.
+        model: The Composer model. It is left as it is, and so is the random state.
 
     Returns:
-        A function of a batch that has token ids (B, P); 0 for any other.
+        A function of a batch that has token ids (B, P); 0 for any other, and for all where there is no
+        figure.
     """
-    parameters = matmul_parameters(model)
-    width = attention_width(model)
+    try:
+        linear, quadratic = _coefficients(model)
+    except Exception as error:  # a model's code may raise anything, and a figure must not end a run
+        return _own_count(model, f"{type(error).__name__}: {error}".splitlines()[0])
+
+    def count(B: int, P: int, batch: Any) -> float:
+        return B * (linear * P + quadratic * P * P)
+
+    return _of_ids(count)
+
+
+def _own_count(model: ComposerModel, reason: str) -> FlopCounter:
     own: Callable[[Any], float] | None = getattr(model, "flops_per_batch", None)
-    if callable(own):
+    if callable(own) and all(parameter.requires_grad for parameter in model.parameters()):
         # llm-foundry's models count their parameters at the first call and keep the number.
         getattr(model, "n_active_params", None)
+        return _of_ids(lambda B, P, batch: float(own(batch)))
+    announce(f"FLOPs and MFU are not logged: those of {type(model).__name__} cannot be counted ({reason}).")
+    return lambda batch: 0.0
 
-    def count(batch: Any) -> float:
+
+def _of_ids(count: Callable[[int, int, Any], float]) -> FlopCounter:
+    def of_batch(batch: Any) -> float:
         ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
-        if not isinstance(ids, torch.Tensor) or ids.dim() < 2:
+        if not isinstance(ids, Tensor) or ids.dim() < 2:
             return 0.0
-        if callable(own):
-            return float(own(batch))
-        B, P = ids.shape[:2]
-        return float(B * P * (6 * parameters + 12 * width * P))
+        return float(count(ids.shape[0], ids.shape[1], batch))
 
-    return count
+    return of_batch
 
 
-def matmul_parameters(model: ComposerModel) -> int:
-    """Parameters that a position is multiplied by.
+def _coefficients(model: ComposerModel) -> tuple[float, float]:
+    """FLOPs of a row by position and by pair of positions."""
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()) or any(
+        isinstance(parameter.data, DTensor) for parameter in model.parameters()
+    ):
+        raise ValueError("its weights are sharded")
+    scale = min(1.0, (context_length(model) or _LENGTHS[-1]) / _LENGTHS[-1])
+    short, middle, long = (max(int(P * scale), 1 + i) for i, P in enumerate(_LENGTHS))
+    hollow = _hollow_copy(model)
+    counted = {P: _counted(hollow, P) for P in (short, middle, long)}
+    quadratic = (counted[middle] / middle - counted[short] / short) / (middle - short)
+    linear = counted[short] / short - quadratic * short
+    predicted = linear * long + quadratic * long * long
+    if counted[short] == 0 or abs(predicted / counted[long] - 1) > _TOLERANCE:
+        raise ValueError(f"rows of {short}, {middle} and {long} positions do not follow a P + b P^2")
+    return linear, quadratic
 
-    Embeddings are looked up and do not count, unless they are the output layer as well; of a mixture's
-    experts those that a position is sent to do.
+
+def _hollow_copy(model: ComposerModel) -> ComposerModel:
+    """The model with a single zero in the place of each weight, and without anybody's hooks."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(_zeros(parameter), parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.zeros_like(buffer, device="cpu") if buffer.is_meta else buffer.detach().cpu()
+    for module in model.modules():
+        # Shared, not copied: MPT's hold objects that refuse to be.
+        config = getattr(module, "config", None)
+        memo.setdefault(
+            id(config), _in_plain_attention(config) if isinstance(module, PreTrainedModel) else config
+        )
+    hollow = copy.deepcopy(model, memo)
+    hollow.eval()  # neither dropout nor activation checkpointing
+    for module in hollow.modules():
+        for name, held in vars(module).items():
+            if name.endswith("_hooks") and isinstance(held, dict):
+                held.clear()
+    return hollow
+
+
+def _in_plain_attention(config: Any) -> Any:
+    """A config of transformers that names flash attention, which needs a GPU, without it."""
+    if "flash" not in str(getattr(config, "_attn_implementation", None)):
+        return config
+    plain = copy.deepcopy(config)
+    plain._attn_implementation = "eager"  # looked up in every forward
+    return plain
+
+
+def _counted(hollow: ComposerModel, P: int) -> float:
+    ids_BP = torch.zeros(1, P, dtype=torch.long)
+    counter = FlopCounterMode(display=False)
+    with (
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices=[]),
+        torch.enable_grad(),
+        torch.device("cpu"),
+        sdpa_kernel(SDPBackend.MATH),  # in products that the counter knows, on any device
+        _HollowProducts(),
+        counter,
+    ):
+        warnings.simplefilter("ignore")
+        outputs = hollow({"input_ids": ids_BP})
+        outputs["logits"].float().sum().backward()
+    hollow.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())
+
+
+class _HollowProducts(TorchDispatchMode):
+    """Gives zeros for what costs time or memory: products, and whatever is made of weights alone.
+
+    All else is computed, so that code which depends on values, such as the choice of experts, runs.
     """
-    inner = getattr(model, "model", model)
-    find: Callable[[], Any] | None = getattr(inner, "get_output_embeddings", None)
-    output = getattr(find() if find is not None else None, "weight", None)
-    looked_up = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding) and module.weight is not output
-    }
-    active = _share_of_experts(_config(model))
-    total = 0.0
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in looked_up:
-            total += parameter.numel() * (active if ".experts." in name else 1.0)
-    return round(total)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        products = func.overloadpacket in flop_registry or func.overloadpacket is _EMBEDDING_BACKWARD
+        if not products and not (tensors and all(map(_is_hollow, tensors)) and not func.is_view):
+            return func(*args, **kwargs)
+        on_meta = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        return tree_map_only(Tensor, _zeros, func(*on_meta[0], **on_meta[1]))
 
 
-def attention_width(model: ComposerModel) -> int:
-    """Layers times the width of their attention; 0 where the model's config names neither."""
-    config = _config(model)
-    layers, width, heads = (_first(config, names) for names in (_LAYERS, _WIDTHS, _HEADS))
-    head = getattr(config, "head_dim", None)
-    return layers * (heads * head if isinstance(head, int) and heads else width)
+_EMBEDDING_BACKWARD = torch.ops.aten.embedding_dense_backward
+_SMALL = 1 << 20
 
 
-def _share_of_experts(config: Any) -> float:
-    experts, chosen = _first(config, _EXPERTS), _first(config, ("num_experts_per_tok",))
-    return chosen / experts if experts and chosen else 1.0
+def _zeros(like: Tensor) -> Tensor:
+    if like.numel() <= _SMALL:
+        return torch.zeros(like.shape, dtype=like.dtype)
+    return torch.zeros((), dtype=like.dtype).expand(like.shape)
 
 
-def _config(model: ComposerModel) -> Any:
-    return getattr(model, "config", None) or getattr(getattr(model, "model", None), "config", None)
-
-
-def _first(config: Any, names: tuple[str, ...]) -> int:
-    return next((v for name in names if isinstance(v := getattr(config, name, None), int)), 0)
+def _is_hollow(tensor: Tensor) -> bool:
+    return tensor.numel() > _SMALL and not any(tensor.stride())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from patch_algorithm.monitoring.history import HistoryLogger
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from patch_algorithm.monitoring.stage_report import StageReport, StageReportError
 
-__all__ = ["PatchMonitor", "StageReport", "StageReportError"]
+__all__ = ["HistoryLogger", "PatchMonitor", "StageReport", "StageReportError"]

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-
 from patch_algorithm.monitoring.stage_costs import RunRecord
 
-__all__ = ["loss_drop", "shortcomings"]
-
-
-def loss_drop(losses: Sequence[float]) -> tuple[float, float]:
-    """The mean loss of the first and of the last tenth of the steps, at least one step each."""
-    tenth = max(1, len(losses) // 10)
-    return statistics.fmean(losses[:tenth]), statistics.fmean(losses[-tenth:])
+__all__ = ["shortcomings"]
 
 
 def shortcomings(record: RunRecord, required_drop: float) -> list[str]:
@@ -29,7 +20,7 @@ def shortcomings(record: RunRecord, required_drop: float) -> list[str]:
     """
     found = []
     for stage in record.stages:
-        first, last = loss_drop(stage.losses)
+        first, last = stage.losses.tenths()
         if not first - last >= required_drop:  # written so that NaN falls short, too
             found.append(
                 f"The loss of the {stage.name} stage went from {first:.3f} (mean of its first tenth) to "
@@ -37,11 +28,9 @@ def shortcomings(record: RunRecord, required_drop: float) -> list[str]:
             )
     if record.switch is None:
         return found
-    at_switch, at_end = record.eval_at(record.switch), record.eval_at(record.steps)
-    for moment, loss, batch in (
-        ("switch", at_switch, record.switch),
-        ("end", at_end, record.steps),
-    ):
+    end = record.stages[-1].last_step
+    at_switch, at_end = record.eval_at(record.switch), record.eval_at(end)
+    for moment, loss, batch in (("switch", at_switch, record.switch), ("end", at_end, end)):
         if loss is None:
             found.append(
                 f"There was no evaluation at the {moment} (batch {batch}): let eval_interval divide it."

@@ -1,24 +1,21 @@
-"""What a run has cost, stage by stage, in plain numbers, and the table made of them."""
+"""What a run has cost and learnt, stage by stage: plain numbers, as many after a month as after an hour."""
 
 from __future__ import annotations
 
-import statistics
+import json
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, astuple, dataclass, field, fields
+from typing import Any, TypeVar
 
-from patch_algorithm.common.tables import duration
+from patch_algorithm.stages.compute import PositionCount
 
-__all__ = [
-    "Cost",
-    "EvalRecord",
-    "RunRecord",
-    "StageMeter",
-    "StageRecord",
-    "compute_share",
-    "speedup",
-    "table",
-]
+__all__ = ["Cost", "EvalRecord", "LossSeries", "RunRecord", "StageRecord", "Window"]
+
+_VERSION = 1
+_MOST_MEANS = 512
+"""Even, since means are merged in pairs. A tenth of a long stage is then at least 25 of them."""
+_Record = TypeVar("_Record")
 
 
 @dataclass
@@ -40,216 +37,228 @@ class Cost:
     flops: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.steps + other.steps,
-            self.seconds + other.seconds,
-            self.tokens + other.tokens,
-            self.positions + other.positions,
-            self.flops + other.flops,
-        )
+        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def per_second(self, amount: float) -> float:
         """``amount`` by the time these steps took; 0 if they took none."""
         return amount / self.seconds if self.seconds > 0 else 0.0
 
 
+class Window:
+    """The last steps, for the speed of the moment.
+
+    Args:
+        steps: How many at most.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps: deque[Cost] = deque(maxlen=steps)
+
+    def add(self, step: Cost, since_start: int) -> None:
+        """Takes a step, the ``since_start``-th of its stage since the run was started."""
+        # A first step says nothing of those to come: the second one takes its place.
+        if since_start <= 2:
+            self._steps.clear()
+        self._steps.append(step)
+
+    @property
+    def total(self) -> Cost:
+        """Their sum."""
+        return sum(self._steps, Cost())
+
+
 @dataclass
-class StageMeter:
-    """What one stage has cost so far.
+class LossSeries:
+    """A stage's losses, thinned evenly: means of equally many steps, merged in pairs when there are too many.
+
+    Attributes:
+        steps_per_mean: A power of two; 1 in a stage of fewer than 512 steps.
+        means: In order, at most 512.
+        rest: Steps after the last mean, and the sum of their losses in ``rest_sum``.
+        last: The latest loss.
+    """
+
+    steps_per_mean: int = 1
+    means: list[float] = field(default_factory=list)
+    rest: int = 0
+    rest_sum: float = 0.0
+    last: float = 0.0
+
+    def add(self, loss: float) -> None:
+        """Takes the loss of the next step."""
+        self.last = loss
+        self.rest, self.rest_sum = self.rest + 1, self.rest_sum + loss
+        if self.rest < self.steps_per_mean:
+            return
+        self.means.append(self.rest_sum / self.rest)
+        self.rest, self.rest_sum = 0, 0.0
+        if len(self.means) == _MOST_MEANS:
+            self.means = [(a + b) / 2 for a, b in zip(self.means[::2], self.means[1::2], strict=True)]
+            self.steps_per_mean *= 2
+
+    @property
+    def steps(self) -> int:
+        """How many losses it has taken."""
+        return len(self.means) * self.steps_per_mean + self.rest
+
+    def tenths(self) -> tuple[float, float]:
+        """The mean loss of the first and of the last tenth of the steps, at least one step each.
+
+        Exact in a stage of fewer than 512 steps; in a longer one the tenths are of whole means.
+        """
+        if not self.means:
+            return float("nan"), float("nan")
+        count = max(1, self.steps // 10 // self.steps_per_mean)
+        last = self.rest_sum + self.steps_per_mean * sum(self.means[-count:])
+        return sum(self.means[:count]) / count, last / (self.rest + self.steps_per_mean * count)
+
+
+@dataclass
+class EvalRecord:
+    """A token-level evaluation: after how many batches of the run, and its loss."""
+
+    step: int
+    loss: float
+
+
+@dataclass
+class StageRecord:
+    """What one stage has cost and learnt so far.
 
     Attributes:
         index: Which stage of the run.
-        k: Raw tokens per position.
+        k: Patch size; 1 in the token stage.
+        tokens_per_position: Raw tokens that a position reads.
+        in_patches: Whether it is a patch stage.
         total: All its steps.
-        steady: The same without the first step of each start, which compiles, allocates and fills caches.
+        timed: The same without the first step of each start, which compiles, allocates and fills caches.
+        losses: The trainer's loss of each step.
+        last_step: Batches of the run after its latest step.
+        last_eval: The latest evaluation made during the stage or at its end.
         peak_memory: In bytes.
     """
 
     index: int
     k: int
+    tokens_per_position: int
+    in_patches: bool
     total: Cost = field(default_factory=Cost)
-    steady: Cost = field(default_factory=Cost)
+    timed: Cost = field(default_factory=Cost)
+    losses: LossSeries = field(default_factory=LossSeries)
+    last_step: int = 0
+    last_eval: EvalRecord | None = None
     peak_memory: int = 0
 
     def add(self, step: Cost, first: bool) -> None:
         """Counts a step; ``first``: of this stage since the run was started or resumed."""
         self.total += step
         if not first:
-            self.steady += step
+            self.timed += step
 
     @property
     def speed(self) -> Cost:
-        """The steps that speeds are taken from."""
-        return self.steady if self.steady.steps else self.total
+        """The steps that speeds are computed over: the timed ones, if there are any."""
+        return self.timed if self.timed.steps else self.total
 
     @property
     def name(self) -> str:
         """``token``, or ``patch`` with its k."""
-        return "token" if self.k == 1 else f"patch k={self.k}"
-
-    def state_dict(self) -> dict[str, Any]:
-        """The meter in primitives."""
-        return asdict(self)
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> StageMeter:
-        """The meter that :meth:`state_dict` was made of."""
-        costs = {name: Cost(**state[name]) for name in ("total", "steady")}
-        return cls(state["index"], state["k"], peak_memory=state["peak_memory"], **costs)
-
-
-def speedup(stages: Sequence[StageMeter]) -> float | None:
-    """How many times as many raw tokens a second the patch stages have taken as the token stage.
-
-    Returns:
-        ``None`` unless there were both.
-    """
-    patch = sum((stage.speed for stage in stages if stage.k > 1), Cost())
-    token = sum((stage.speed for stage in stages if stage.k == 1), Cost())
-    slow = token.per_second(token.tokens)
-    return patch.per_second(patch.tokens) / slow if slow > 0 and patch.seconds > 0 else None
-
-
-def compute_share(stages: Sequence[StageMeter], left: Sequence[tuple[int, float]] = ()) -> float:
-    """Positions as a share of token-only training on the same raw tokens.
-
-    Args:
-        stages: What is done.
-        left: What is to come: pairs of k and raw tokens.
-    """
-    amounts = [(stage.k, float(stage.total.tokens)) for stage in stages] + list(left)
-    tokens = sum(amount for _, amount in amounts)
-    return sum(amount / k for k, amount in amounts) / tokens if tokens > 0 else 1.0
-
-
-def table(
-    stages: Sequence[StageMeter],
-    flops_available: float,
-    eval_seconds: float,
-) -> str:
-    """The text that ends a run.
-
-    Args:
-        stages: The stages of the run in their order.
-        flops_available: What all devices together can do in a second; 0 if nobody can tell.
-        eval_seconds: Time spent evaluating.
-    """
-    rows = [("stage", "steps", "raw tokens", "raw tokens/s", "positions/s", "TFLOP/s", "MFU", "peak memory")]
-    rows += [_row(stage, flops_available) for stage in stages]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["patch_monitor"]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  " + "  ".join([row[0].ljust(widths[0]), *cells]))
-    total = sum((stage.total for stage in stages), Cost())
-    if (faster := speedup(stages)) is not None:
-        lines.append(f"  speed: the patch stage took {faster:.2f} times the raw tokens a second")
-    lines.append(
-        f"  compute: {compute_share(stages):.3f} of token-only training on the same raw tokens"
-        + (f", {total.flops:.3g} FLOPs" if total.flops else "")
-    )
-    lines.append(f"  time: {duration(total.seconds)} of training, {duration(eval_seconds)} of evaluation")
-    return "\n".join(lines)
-
-
-def _row(stage: StageMeter, flops_available: float) -> tuple[str, ...]:
-    speed = stage.speed
-    flops = speed.per_second(speed.flops)
-    return (
-        stage.name,
-        f"{stage.total.steps:,}",
-        f"{stage.total.tokens:,}",
-        f"{speed.per_second(speed.tokens):,.0f}",
-        f"{speed.per_second(speed.positions):,.0f}",
-        f"{flops / 1e12:.3g}" if flops else "-",
-        f"{flops / flops_available:.1%}" if flops and flops_available else "-",
-        f"{stage.peak_memory / 1e9:.2f} GB",
-    )
-
-
-@dataclass
-class StageRecord:
-    """What was measured in one stage, a value per step.
-
-    Attributes:
-        k: Raw tokens per position.
-        losses: The trainer's loss of each step.
-        seconds: Wall-clock time of each step, evaluation left out.
-        tokens: Raw tokens of each step, on all ranks.
-    """
-
-    k: int
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """``patch`` or ``token``."""
-        return "patch" if self.k > 1 else "token"
-
-    @property
-    def positions(self) -> int:
-        """Positions the model has computed in this stage."""
-        return sum(self.tokens) // self.k
-
-    @property
-    def step_seconds(self) -> float:
-        """The median time of a step; 0 before the first."""
-        return statistics.median(self.seconds) if self.seconds else 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The median speed in raw tokens."""
-        speeds = [n / s for n, s in zip(self.tokens, self.seconds, strict=True) if s > 0]
-        return statistics.median(speeds) if speeds else 0.0
-
-
-@dataclass
-class EvalRecord:
-    """A token-level evaluation: after how many batches, and its loss."""
-
-    batch: int
-    loss: float
+        return f"patch k={self.k}" if self.in_patches else "token"
 
 
 @dataclass
 class RunRecord:
-    """The stages of a run in their order, and its evaluations. Holds primitives only."""
+    """The stages of a run in their order.
+
+    Attributes:
+        stages: Those that have begun.
+        before: What lies before the first recorded step, as far as it is known: the run was resumed from a
+            checkpoint without a record.
+        eval_seconds: Time spent evaluating, that before the first step left out.
+    """
 
     stages: list[StageRecord] = field(default_factory=list)
-    evals: list[EvalRecord] = field(default_factory=list)
+    before: Cost = field(default_factory=Cost)
+    eval_seconds: float = 0.0
 
     @property
-    def steps(self) -> int:
-        """Steps of all stages."""
-        return sum(len(stage.losses) for stage in self.stages)
+    def total(self) -> Cost:
+        """The whole run so far."""
+        return sum((stage.total for stage in self.stages), self.before)
 
     @property
     def switch(self) -> int | None:
-        """The batch after which the patch stage ended; ``None`` if there was no such moment."""
-        if len(self.stages) < 2 or self.stages[0].k == 1:
-            return None
-        return len(self.stages[0].losses)
+        """Batches of the run when the last patch stage ended; ``None`` before the first token step."""
+        patches = [stage for stage in self.stages if stage.in_patches]
+        return patches[-1].last_step if patches and not self.stages[-1].in_patches else None
 
     @property
-    def compute_share(self) -> float:
-        """Positions computed as a share of token-only training on the same raw tokens."""
-        tokens = sum(sum(stage.tokens) for stage in self.stages)
-        return sum(stage.positions for stage in self.stages) / tokens if tokens else 1.0
+    def speedup(self) -> float | None:
+        """How many times as many raw tokens a second the patch stages took in as the token stage.
 
-    def eval_at(self, batch: int | None) -> float | None:
-        """The loss evaluated after ``batch``, if there was an evaluation."""
-        return next((e.loss for e in reversed(self.evals) if e.batch == batch), None)
+        Over all timed steps of each, and ``None`` unless there were both.
+        """
+        patch = sum((stage.speed for stage in self.stages if stage.in_patches), Cost())
+        token = sum((stage.speed for stage in self.stages if not stage.in_patches), Cost())
+        slow = token.per_second(token.tokens)
+        return patch.per_second(patch.tokens) / slow if slow > 0 and patch.seconds > 0 else None
 
-    def state_dict(self) -> dict[str, Any]:
-        """The record in primitives."""
-        return asdict(self)
+    def compute_share(self, left: Sequence[tuple[int, float]] = ()) -> float:
+        """Positions as a share of those of token-level training on the same rows, padding included.
+
+        Args:
+            left: What is to come: pairs of raw tokens per position and raw tokens.
+        """
+        count = PositionCount(self.before.positions, self.before.tokens)
+        for stage in self.stages:
+            count.add(stage.total.positions, stage.total.positions * stage.tokens_per_position)
+        tokens = self.total.tokens
+        padding = count.at_token_level / tokens if tokens and count.at_token_level else 1.0
+        for tokens_per_position, amount in left:
+            count.add(amount * padding / tokens_per_position, amount * padding)
+        return count.share
+
+    def eval_at(self, step: int | None) -> float | None:
+        """The loss evaluated at the end of a stage, if that was after ``step`` batches."""
+        found = (stage.last_eval for stage in self.stages if stage.last_eval is not None)
+        return next((e.loss for e in found if e.step == step), None)
+
+    def to_text(self) -> str:
+        """The record as one string, with its version."""
+        return json.dumps({"version": _VERSION, **asdict(self)})
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> RunRecord:
-        """The record that :meth:`state_dict` was made of."""
-        return cls(
-            stages=[StageRecord(**stage) for stage in state["stages"]],
-            evals=[EvalRecord(**evaluation) for evaluation in state["evals"]],
-        )
+    def from_text(cls, text: str) -> tuple[RunRecord, bool]:
+        """The record that :meth:`to_text` was made of, and whether this version wrote it.
+
+        What another version has added is left out; what it lacks is empty.
+
+        Raises:
+            ValueError: If there is no such record in it.
+        """
+        try:
+            state = json.loads(text)
+            record = _taken(cls, state, before=_taken(Cost, state.get("before", {})))
+            record.stages = [_stage_taken(stage) for stage in state["stages"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it has no stages that can be read ({error!r})") from error
+        return record, state.get("version") == _VERSION
+
+
+def _stage_taken(state: Mapping[str, Any]) -> StageRecord:
+    k, total = state["k"], _taken(Cost, state["total"])
+    last_eval = state.get("last_eval")
+    nested = {
+        "total": total,
+        "timed": _taken(Cost, state.get("timed", state.get("steady", {}))),
+        "losses": _taken(LossSeries, state.get("losses", {})),
+        "last_eval": None if last_eval is None else _taken(EvalRecord, last_eval),
+    }
+    # Version 0.1.0 did not know of one-sided patches, but counted their positions.
+    older = {"tokens_per_position": k if total.tokens > total.positions else 1, "in_patches": k > 1}
+    return _taken(StageRecord, {**older, **state}, **nested)
+
+
+def _taken(kind: type[_Record], state: Mapping[str, Any], **nested: Any) -> _Record:
+    known = {entry.name for entry in fields(kind)}  # pyright: ignore[reportArgumentType]
+    return kind(**{name: value for name, value in {**state, **nested}.items() if name in known})

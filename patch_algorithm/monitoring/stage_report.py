@@ -5,43 +5,31 @@ from __future__ import annotations
 import math
 import os
 import sys
-from typing import Any, Protocol
 
 from composer.callbacks import CheckpointSaver
 from composer.core import Callback, Event, State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist, format_name_with_dist_and_time
 
+from patch_algorithm.common.tables import duration
 from patch_algorithm.monitoring.learning_check import shortcomings
 from patch_algorithm.monitoring.run_summary import summary
-from patch_algorithm.monitoring.stage_costs import EvalRecord, RunRecord, StageRecord
-from patch_algorithm.stages.trainer_clock import raw_tokens_of_last_step
+from patch_algorithm.monitoring.stage_costs import Window
+from patch_algorithm.monitoring.stage_recorder import StageRecorder, eval_loss
+from patch_algorithm.stages.forecast import total_batches
 
 __all__ = ["StageReport", "StageReportError"]
-
-_TRAIN_LOSS = "loss/train/total"
-
-
-_EVAL_LOSS = "LanguageCrossEntropy"
 
 
 class StageReportError(RuntimeError):
     """A finished run that did not learn what ``require_loss_drop`` asks for."""
 
 
-class _PatchLevel(Protocol):
-    """What is read of the algorithm."""
-
-    k: int
-    in_patch_stage: bool
-    switch_point: Time[int] | None
-
-
 class StageReport(Callback):
     """Reports progress, speed, cost and losses by stage, and may fail a run that learns nothing.
 
     Prints a line every ``interval`` on the first rank and a summary when fit ends. Runs with
-    ``patch_level`` and without it, where the run is one token stage. Its record is saved in
+    ``patch_level`` and without it, where the run is one token stage. What is counted is saved in
     checkpoints, so that a resumed run reports the whole.
 
     Args:
@@ -73,32 +61,16 @@ class StageReport(Callback):
             raise ValueError(f"stage_report: require_loss_drop={require_loss_drop!r} is no finite number.")
         self.require_loss_drop = require_loss_drop
         self.note = note
-        self.record = RunRecord()
-        self._k_of_step = 1
         self._last_eval_due = False
 
-    def state_dict(self) -> dict[str, Any]:
-        """The record, in primitives."""
-        return self.record.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the record of the run that is resumed."""
-        self.record = RunRecord.from_state_dict(state)
-
-    def batch_start(self, state: State, logger: Logger) -> None:
-        """Notes the stage of the step: at its end the algorithm may have switched already."""
-        algorithm = _find_patch_level(state)
-        in_patches = algorithm is not None and algorithm.in_patch_stage
-        self._k_of_step = algorithm.k if algorithm is not None and in_patches else 1
+    def init(self, state: State, logger: Logger) -> None:
+        """Finds the trainer's recorder, before the model is sharded."""
+        self._recorder = StageRecorder.of(state)
+        self._recent = Window(self.interval)
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Records the step, and prints a line where one is due."""
-        stages = self.record.stages
-        if not stages or stages[-1].k != self._k_of_step:
-            stages.append(StageRecord(k=self._k_of_step))
-        stages[-1].losses.append(float(state.total_loss_dict[_TRAIN_LOSS]))
-        stages[-1].seconds.append(state.timestamp.batch_wct.total_seconds())
-        stages[-1].tokens.append(raw_tokens_of_last_step(state))
+        """Prints a line where one is due."""
+        self._recent.add(self._recorder.step, self._recorder.steps_since_start)
         batch = int(state.timestamp.batch.value)
         if batch % self.interval == 0 or batch == 1:
             self._say(self._progress_line(state))
@@ -108,15 +80,9 @@ class StageReport(Callback):
         self._say(f"[batch {int(state.timestamp.batch.value)}] evaluating ({state.dataloader_label}) ...")
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Records the first evaluator that measures a language model's loss."""
-        batch = int(state.timestamp.batch.value)
-        label = state.dataloader_label
-        if label is None or _EVAL_LOSS not in state.eval_metrics.get(label, {}):
-            return
-        if self.record.eval_at(batch) is None:
-            loss = float(state.eval_metric_values[_EVAL_LOSS])
-            self.record.evals.append(EvalRecord(batch, loss))
-            self._say(f"[batch {batch}] eval loss (token level) {loss:.3f}")
+        """Prints the loss of an evaluation."""
+        if (loss := eval_loss(state)) is not None:
+            self._say(f"[batch {int(state.timestamp.batch.value)}] eval loss (token level) {loss:.3f}")
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Ends the report, or leaves that to an evaluation that is still to come."""
@@ -135,70 +101,28 @@ class StageReport(Callback):
             self._finish(state)
 
     def _finish(self, state: State) -> None:
-        if not self.record.stages:
+        record = self._recorder.record
+        if not record.stages:
             return
-        self._say(summary(self.record, _places(state), self.note))
+        self._say(summary(record, _places(state), self.note))
         if self.require_loss_drop is None:
             return
-        if found := shortcomings(self.record, self.require_loss_drop):
+        if found := shortcomings(record, self.require_loss_drop):
             raise StageReportError("This run did not learn what was required. " + " ".join(found))
 
     def _progress_line(self, state: State) -> str:
-        stage, steps = self.record.stages[-1], int(state.timestamp.batch.value)
-        recent = slice(-self.interval, None)
-        seconds = sum(stage.seconds[recent])
-        speed = sum(stage.tokens[recent]) / seconds if seconds > 0 else 0.0
-        total = _total_batches(state, stage)
-        line = f"[{stage.name} stage, batch {steps}/{'?' if total is None else total}] "
-        line += f"loss {stage.losses[-1]:.3f}, {speed:,.0f} raw tokens/s"
-        if total is not None and steps < total:
-            left = _seconds_left(self.record, total, _switch_batch(state, stage))
-            line += f", about {_clock(left)} left"
-        return line
+        stage, recent = self._recorder.record.stages[-1], self._recent.total
+        batch, total = int(state.timestamp.batch.value), total_batches(state)
+        line = f"[{'patch' if stage.in_patches else 'token'} stage, batch {batch}/{total or '?'}] "
+        line += f"loss {stage.losses.last:.3f}, {recent.per_second(recent.tokens):,.0f} raw tokens/s"
+        left = self._recorder.seconds_left(state, recent)
+        return line if not left else f"{line}, about {duration(left)} left"
 
     def _say(self, text: str) -> None:
         # Not through logging, which llm-foundry leaves at WARNING for everybody else.
         if dist.get_global_rank() == 0:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
-
-
-def _find_patch_level(state: State) -> _PatchLevel | None:
-    # By what is read of it: a subclass or another stage algorithm does as well.
-    return next((a for a in state.algorithms if hasattr(a, "in_patch_stage")), None)  # pyright: ignore[reportReturnType]
-
-
-def _seconds_left(record: RunRecord, total: int, switch: int | None) -> float:
-    """Steps left in each stage by their median time; a stage to come is scaled by positions."""
-    stage, done = record.stages[-1], record.steps
-    if stage.k == 1 or switch is None:
-        return (total - done) * stage.step_seconds
-    patch_steps = max(0, min(switch, total) - done)
-    token_steps = max(0, total - max(switch, done))
-    return (patch_steps + token_steps * stage.k) * stage.step_seconds
-
-
-def _total_batches(state: State, stage: StageRecord) -> int | None:
-    return None if state.max_duration is None else _in_batches(state.max_duration, state, stage)
-
-
-def _switch_batch(state: State, stage: StageRecord) -> int | None:
-    algorithm = _find_patch_level(state)
-    if algorithm is None or algorithm.switch_point is None:
-        return None
-    return _in_batches(algorithm.switch_point, state, stage)
-
-
-def _in_batches(time: Time[Any], state: State, stage: StageRecord) -> int | None:
-    """A time of the run's clock as a number of batches, for the estimate of what is left."""
-    now = state.timestamp
-    if time.unit == TimeUnit.BATCH:
-        return int(time.value)
-    if time.unit == TimeUnit.EPOCH:
-        return None if state.dataloader_len is None else int(time.value * state.dataloader_len.value)
-    if time.unit in (TimeUnit.TOKEN, TimeUnit.SAMPLE) and now.get(time.unit).value > 0:
-        return math.ceil(time.value * now.batch.value / now.get(time.unit).value)
-    return None
 
 
 def _places(state: State) -> dict[str, str]:
@@ -223,11 +147,3 @@ def _batches(interval: object) -> int:
     if time.unit != TimeUnit.BATCH or time.value < 1:
         raise ValueError(f"stage_report: interval={interval!r} must be at least one batch, as '10ba'.")
     return int(time.value)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

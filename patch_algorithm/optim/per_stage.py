@@ -11,12 +11,12 @@ from typing import Any
 from composer.core import State, Time, Timestamp
 from composer.optim import ComposerScheduler
 
+from patch_algorithm.stages.boundaries import in_batches
 from patch_algorithm.stages.forecast import (
     StagedAlgorithm,
     after_this_step,
     clock_at,
     coming_stages,
-    epochs_in_batches,
     find_patch_level,
     state_at,
 )
@@ -72,6 +72,7 @@ class PerStageScheduler(ComposerScheduler):
             raise ValueError(f"per_stage: schedulers={schedulers!r} is not a list with one for each stage.")
         self._each = [_build(entry) for entry in schedulers or ()]
         self._seen: weakref.ref[State] | None = None
+        self._first_calls = 0
         self._checked: list[tuple[int, str]] = []
 
     def __call__(self, state: State, ssr: float = 1.0) -> float:
@@ -87,19 +88,23 @@ class PerStageScheduler(ComposerScheduler):
         clock = algorithm.stage_clock(state)
         # The trainer steps schedulers before it advances its clock, so that each rate is one step old,
         # except the first of a run. The first of every stage is not to be the old stage's either.
-        if self._steps(state):
+        if not self._is_first_call(state):
             after = after_this_step(state)
             following = clock_at(algorithm, state, after)
             if following.index > clock.index:
                 return self._multiplier(replace(following, started=after), after, state, ssr)
         return self._multiplier(clock, state.timestamp, state, ssr)
 
-    def _steps(self, state: State) -> bool:
-        """Whether a step has just been done; the first call for a run comes before any."""
-        known = self._seen is not None and self._seen() is state
-        if not known:
+    def _is_first_call(self, state: State) -> bool:
+        """Whether this call is for a run's first step; Composer makes all others at the end of a step.
+
+        Each of them asks once for every parameter group, at the same clock.
+        """
+        if self._seen is None or self._seen() is not state:
             self._seen = weakref.ref(state)
-        return known
+            self._first_calls = sum(len(optimizer.param_groups) for optimizer in state.optimizers)
+        self._first_calls -= 1
+        return self._first_calls >= 0
 
     def _check_all_stages(self, algorithm: StagedAlgorithm, state: State, ssr: float) -> None:
         stages = coming_stages(algorithm, state)
@@ -163,13 +168,11 @@ def _since(start: Timestamp, now: Timestamp) -> Timestamp:
         batch=max(now.batch - start.batch, Time.from_batch(0)),
         sample=max(now.sample - start.sample, Time.from_sample(0)),
         token=max(now.token - start.token, Time.from_token(0)),
-        total_wct=now.total_wct - start.total_wct,
     )
 
 
 def _length(clock: StageClock, state: State) -> Time[int]:
     """How long a stage is. In batches for epochs, of which a stage need not be a whole number."""
-    ends, start = clock.ends, clock.started
-    if dataloader_len(state) is not None or int(start.batch_in_epoch.value) > 0:
-        ends = epochs_in_batches(ends, state)
-    return Time(max(int(ends.value) - int(start.get(ends.unit).value), 1), ends.unit)
+    batches = dataloader_len(state)
+    ends = clock.ends if batches is None else in_batches(clock.ends, batches)
+    return Time(max(int(ends.value) - int(clock.started.get(ends.unit).value), 1), ends.unit)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TypeAlias, TypeVar
 
 from composer.core import Time, Timestamp, TimeUnit
 
 __all__ = [
+    "Boundary",
     "in_batches",
     "is_below",
     "parse_boundary",
@@ -18,27 +21,35 @@ __all__ = [
     "run_length",
 ]
 
+Boundary: TypeAlias = float | Fraction | Time[int]
+"""Where a stage ends: a fraction of the run, which is exact if it was written as one, or a time."""
+
+_Fraction = TypeVar("_Fraction", float, Fraction)
+
 _UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE, TimeUnit.TOKEN)
 
 
+_FRACTION = re.compile(r"\s*(\d+)\s*/\s*(\d+)\s*(?:dur)?\s*")
+
 _HOW = (
-    "Give a fraction of the run between 0 and 1 (0.67 or '0.67dur'), or a time in batches, samples, "
+    "Give a fraction of the run between 0 and 1 ('2/3', 0.67 or '0.67dur'), or a time in batches, samples, "
     "tokens or epochs ('90000ba', '500sp', '240_000_000_000tok', '1ep')."
 )
 
 
-_STAGES_HOW = "Give a list such as [{k: 8, until: 0.3dur}, {k: 4, until: 0.6dur}]."
+_STAGES_HOW = "Give a list such as [{k: 8, until: 1/3}, {k: 4, until: 0.6dur}]."
 
 
-def parse_boundary(value: float | str, name: str = "ratio") -> float | Time[int]:
+def parse_boundary(value: float | str, name: str = "ratio") -> Boundary:
     """Reads where a stage ends.
 
     Args:
-        value: A fraction of ``max_duration``, or a Composer time string.
+        value: A fraction of ``max_duration`` (``0.67``, ``'0.67dur'``, ``'2/3'``, ``'2/3dur'``), or a
+            Composer time string.
         name: What the errors call it.
 
     Returns:
-        The fraction, or the time as given.
+        The fraction, exact if it was written with a slash, or the time as given.
 
     Raises:
         ValueError: If it is neither, is negative, not a number, above 1 (as a fraction), or in a
@@ -48,6 +59,8 @@ def parse_boundary(value: float | str, name: str = "ratio") -> float | Time[int]
         raise ValueError(f"{name}={value!r} is neither a fraction nor a time. {_HOW}")
     if not isinstance(value, str):
         return _checked_fraction(float(value), value, name)
+    if (exact := _FRACTION.fullmatch(value)) is not None and int(exact[2]) > 0:
+        return _checked_fraction(Fraction(int(exact[1]), int(exact[2])), value, name)
     if re.fullmatch(r"[\d_.eE+-]+", value.strip()):  # Composer would read seconds
         raise ValueError(f"{name}={value!r} is a string without a unit. {_HOW}")
     try:
@@ -63,7 +76,7 @@ def parse_boundary(value: float | str, name: str = "ratio") -> float | Time[int]
     return Time(int(time.value), time.unit)
 
 
-def parse_stages(stages: object) -> tuple[tuple[int, float | Time[int]], ...]:
+def parse_stages(stages: object) -> tuple[tuple[int, Boundary], ...]:
     """Reads the ``stages`` argument.
 
     Args:
@@ -78,7 +91,7 @@ def parse_stages(stages: object) -> tuple[tuple[int, float | Time[int]], ...]:
     """
     if isinstance(stages, str) or not isinstance(stages, Sequence) or not stages:
         raise ValueError(f"stages={stages!r} is not a list of stages. {_STAGES_HOW}")
-    parsed: list[tuple[int, float | Time[int]]] = []
+    parsed: list[tuple[int, Boundary]] = []
     for number, stage in enumerate(stages):
         name = f"stages[{number}]"
         if not isinstance(stage, Mapping) or set(stage) != {"k", "until"}:
@@ -131,7 +144,7 @@ def run_length(max_duration: Time, dataloader_len: int | None) -> Time[int]:
     return Time(int(max_duration.value), max_duration.unit)
 
 
-def resolve_boundary(end: float | Time[int], length: Time[int] | None) -> Time[int]:
+def resolve_boundary(end: Boundary, length: Time[int] | None) -> Time[int]:
     """The absolute end of a stage.
 
     Args:
@@ -145,6 +158,8 @@ def resolve_boundary(end: float | Time[int], length: Time[int] | None) -> Time[i
         return end
     if length is None:
         raise ValueError("A fraction of a run needs the run's length.")
+    if isinstance(end, Fraction):
+        return Time(math.ceil(end * length.value), length.unit)
     # A product that is a whole number but for its last bits must not be rounded up: 0.07 * 100. In
     # runs of billions of tokens those bits are worth more than any fixed margin.
     product = end * length.value
@@ -156,26 +171,29 @@ def is_below(timestamp: Timestamp, point: Time[int]) -> bool:
     return timestamp.get(point.unit) < point
 
 
-def require_order(before: float | Time[int], after: float | Time[int], number: int) -> None:
+def require_order(before: Boundary, after: Boundary, number: int) -> None:
     """Checks that stage ``number`` ends after the one before it, as far as the two can be compared.
 
     Raises:
         ValueError: If not.
     """
-    if isinstance(before, Time) != isinstance(after, Time):
-        return  # not to be told before the run's length is known
     if isinstance(before, Time) and isinstance(after, Time):
         if before.unit != after.unit:
             return  # epochs and tokens, say: the stages take their turns whatever comes first
-        before, after = before.value, after.value
-    if after <= before:
+        in_order = before.value < after.value
+    elif isinstance(before, Time) or isinstance(after, Time):
+        return  # not to be told before the run's length is known
+    else:
+        in_order = before < after
+    if not in_order:
+        given, earlier = (t.value if isinstance(t, Time) else t for t in (after, before))
         raise ValueError(
-            f"stages[{number}].until={after} is not after stages[{number - 1}].until={before}. List the "
+            f"stages[{number}].until={given} is not after stages[{number - 1}].until={earlier}. List the "
             "stages in their order, each with a later end."
         )
 
 
-def _checked_fraction(fraction: float, given: object, name: str) -> float:
+def _checked_fraction(fraction: _Fraction, given: object, name: str) -> _Fraction:
     if not 0.0 <= fraction <= 1.0:  # also refuses NaN
         raise ValueError(f"{name}={given!r} is not a fraction between 0 and 1. {_HOW}")
     return fraction

@@ -24,6 +24,7 @@ __all__ = [
     "present_stage",
     "state_at",
     "tokens_left",
+    "total_batches",
     "trainers_state",
 ]
 
@@ -165,6 +166,22 @@ def tokens_left(state: State) -> list[tuple[StageClock, float]] | None:
         left.append((stage, max(ends - before, 0.0)))
         before = max(ends, before)
     return left
+
+
+def total_batches(state: State) -> int | None:
+    """The batches of the whole run, if they stay as large as they have been.
+
+    Returns:
+        ``None`` before the first step, and where the end of the run cannot be told in batches.
+    """
+    end, batches = max_duration(state), dataloader_len(state)
+    if batches is not None:
+        end = in_batches(end, batches)
+    passed = state.timestamp.get(end.unit).value
+    if passed <= 0:
+        return None
+    # Whole numbers throughout: a quotient of floats could come out a hair above one, and be rounded up.
+    return int(-(-end.value * state.timestamp.batch.value // passed))
 
 
 def _tokens_at(time: Time[int], state: State) -> float | None:

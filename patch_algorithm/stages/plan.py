@@ -9,7 +9,7 @@ from typing import Any
 from composer.core import Time, Timestamp, TimeUnit
 
 from patch_algorithm.common.announce import warn
-from patch_algorithm.stages.boundaries import is_below, require_order, resolve_boundary
+from patch_algorithm.stages.boundaries import Boundary, is_below, require_order, resolve_boundary
 
 __all__ = ["BOTH_SIDES", "ON_MISMATCH", "Sides", "Stage", "StageClock", "StagePlan", "settle"]
 
@@ -162,7 +162,7 @@ class StagePlan:
 
 
 def settle(
-    asked: Sequence[tuple[int, float | Time[int]]],
+    asked: Sequence[tuple[int, Boundary]],
     seq_len: int | None,
     length: Time[int] | None,
     saved: StagePlan | None,
@@ -213,7 +213,7 @@ def settle(
     return saved if on_mismatch == "use_checkpoint" else configured
 
 
-def _resolved(asked: Sequence[tuple[int, float | Time[int]]], length: Time[int] | None) -> tuple[Stage, ...]:
+def _resolved(asked: Sequence[tuple[int, Boundary]], length: Time[int] | None) -> tuple[Stage, ...]:
     stages = tuple(Stage(k, resolve_boundary(end, length)) for k, end in asked)
     for number in range(1, len(stages)):
         require_order(stages[number - 1].until, stages[number].until, number)

@@ -9,7 +9,7 @@ from typing import Any
 from composer.core import State, Time, Timestamp
 
 from patch_algorithm.common.announce import warn
-from patch_algorithm.stages.boundaries import in_batches, run_length
+from patch_algorithm.stages.boundaries import Boundary, in_batches, run_length
 from patch_algorithm.stages.plan import BOTH_SIDES, Sides, StageClock, StagePlan, settle
 from patch_algorithm.stages.trainer_clock import dataloader_len, max_duration, timestamp_of, timestamp_values
 
@@ -28,7 +28,7 @@ class Timeline:
 
     def __init__(
         self,
-        asked: Sequence[tuple[int, float | Time[int]]],
+        asked: Sequence[tuple[int, Boundary]],
         seq_len: int | None,
         on_mismatch: str,
         sides: Sides = BOTH_SIDES,

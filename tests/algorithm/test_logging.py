@@ -11,6 +11,9 @@ from composer.core import Event, State
 from composer.loggers import InMemoryLogger
 
 from patch_algorithm import PatchLevel
+from patch_algorithm.algorithm import patch_run
+from patch_algorithm.algorithm.loss_metrics import LossTally
+from patch_algorithm.loss.cross_entropy import PatchLoss, patch_cross_entropy
 from tests.runs.short import (
     Watch,
     make_model,
@@ -174,3 +177,45 @@ def test_metrics_stand_at_the_step_they_belong_to() -> None:
     trainer.logger.log_metrics = log_metrics
     trainer.fit()
     assert steps["patch_level/stage"] == steps["loss/train/total"] == [0, 1]
+
+
+def test_weights_of_targets_are_made_once_and_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def note(*args: Any, weights: Any) -> PatchLoss:
+        given.append(weights)
+        return patch_cross_entropy(*args, weights=weights)
+
+    monkeypatch.setattr(patch_run, "patch_cross_entropy", note)
+    algorithm = PatchLevel(k=4, ratio=0.5, target_weights="inverse")
+    run(make_rows(8, 16), [algorithm], max_duration="2ba", device_train_microbatch_size=1)
+    assert len(given) == 4, "one for each microbatch of the patch stage"
+    assert all(weights is given[0] for weights in given)
+    assert given[0].dtype == torch.float32
+
+
+class OnMps(torch.Tensor):
+    """Stands for a tensor on a device without float64."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        result = super().__torch_function__(func, types, args, kwargs)
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError("the MPS framework does not support float64")
+        return result
+
+
+def test_devices_without_float64_are_counted_on() -> None:
+    def on_mps(value: float, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(value, dtype=dtype).as_subclass(OnMps)
+
+    tally = LossTally()
+    for loss_sum, count, hits in ((30.0, 10, 4), (2.0, 6, 2)):
+        parts = on_mps(loss_sum, torch.float32), on_mps(count, torch.int64), on_mps(hits, torch.int64)
+        tally.add(PatchLoss(*parts))
+    found = tally.metrics()
+    assert found["patch_level/loss"] == 2
+    assert found["patch_level/token_accuracy"] == 6 / 16

@@ -12,6 +12,7 @@ from composer.core import Event, State
 from torch import nn
 
 from patch_algorithm import PatchLevel
+from patch_algorithm.algorithm import patch_run
 from patch_algorithm.algorithm.optimizer_reset import reset_moments
 from patch_algorithm.algorithm.rehearsal import RehearsalError
 from tests.runs.short import (
@@ -24,12 +25,14 @@ from tests.runs.short import (
     run,
     same,
     saving,
+    warned,
 )
 from tests.support import metrics, weights
 
 ROWS = make_rows(32, 16)
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9},
+    "SGD, dampened": {"momentum": 0.9, "dampening": 0.5},
     "Adam": {"amsgrad": True},
     "AdamW": {},
     "Adamax": {},
@@ -53,21 +56,56 @@ def take_steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter],
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_reset_optimizer_steps_as_a_fresh_one(name: str) -> None:
-    kind = getattr(torch.optim, name)
-    parameters = [nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(()))]
-    optimizer = kind(parameters, lr=0.01, **OPTIMIZERS[name])
+    kind = getattr(torch.optim, name.partition(",")[0])
+
+    def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        first, *others = parameters
+        return kind([{"params": first}, {"params": others, "lr": 0.02}], lr=0.01, **OPTIMIZERS[name])
+
+    parameters = [nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(4))]
+    optimizer = make(parameters)
     take_steps(optimizer, parameters, seed=0)
     keys = {p: list(state) for p, state in optimizer.state.items()}
     tensors = [value for state in optimizer.state.values() for value in state.values()]
     reset_moments(optimizer)
     assert {p: list(state) for p, state in optimizer.state.items()} == keys
     after = [value for state in optimizer.state.values() for value in state.values()]
-    assert all(a is b for a, b in zip(after, tensors, strict=True) if isinstance(b, torch.Tensor)), "in place"
+    kept = [(a, b) for a, b in zip(after, tensors, strict=True) if isinstance(a, torch.Tensor)]
+    assert all(a is b for a, b in kept), "in place"
     copies = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
-    fresh = kind(copies, lr=0.01, **OPTIMIZERS[name])
+    fresh = make(copies)
     take_steps(optimizer, parameters, seed=1)
     take_steps(fresh, copies, seed=1)
     assert same(parameters, copies)
+
+
+class Damped(torch.optim.SGD):
+    """SGD that adds half of a gradient to its momentum, but begins with a whole one."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr, momentum=0.9, dampening=0.5)
+
+
+def test_reset_without_momentum_survives_a_checkpoint(tmp_path: Path) -> None:
+    patch = {"k": 4, "ratio": "3ba", "on_switch": "reset"}
+    whole = run(ROWS, [PatchLevel(**patch)], optimizer=Damped, **saving(tmp_path))
+    saved = torch.load(tmp_path / "ba3.pt", weights_only=False)["state"]
+    model = make_model()
+    model.load_state_dict(saved["model"])
+    plain = run(ROWS[12:], [], model=model, optimizer=Damped, max_duration="5ba")
+    again = run(ROWS, [PatchLevel(**patch)], optimizer=Damped, load_path=str(tmp_path / "ba3.pt"))
+    for trainer in (plain, again):
+        assert same(weights(trainer).values(), weights(whole).values())
+        assert same(optimizer_tensors(trainer), optimizer_tensors(whole))
+
+
+def test_dampening_is_not_reset_where_its_state_is_sharded() -> None:
+    parameter = nn.Parameter(torch.ones(4))
+    optimizer = Damped([parameter], lr=0.1)
+    take_steps(optimizer, [parameter], seed=0)
+    parameter._fsdp_flattened = True  # pyright: ignore
+    with pytest.raises(ValueError, match=r"Damped with dampening=0\.5.*Set dampening to 0"):
+        reset_moments(optimizer)
 
 
 def test_reset_run_is_that_of_a_fresh_optimizer_from_the_switch(tmp_path: Path) -> None:
@@ -128,6 +166,17 @@ def test_state_that_cannot_be_reset_is_refused_at_the_first_step() -> None:
         trainer.fit()
     assert trainer.state.timestamp.batch == 1
     run(ROWS, [PatchLevel(k=4, ratio="3ba")], optimizer=Odd)
+
+
+def test_optimizers_are_looked_through_once_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Any] = []
+    monkeypatch.setattr(patch_run, "refuse_unresettable", looked.append)
+    trainer = make_trainer(ROWS, [PatchLevel(k=4, ratio="5ba", on_switch="reset")], max_duration="3ba")
+    with warned("ends as a patch model"):
+        trainer.fit()
+    assert looked == list(trainer.state.optimizers)
+    trainer.fit(duration="3ba")
+    assert looked == list(trainer.state.optimizers) * 2
 
 
 def saved_batches(folder: Path) -> list[int]:

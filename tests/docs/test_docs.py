@@ -81,7 +81,7 @@ def test_yaml_blocks_configure_what_they_name(example: Block) -> None:
     cfg = OmegaConf.to_container(OmegaConf.create(example.text))
     assert isinstance(cfg, dict)
     for section, entries in cfg.items():
-        if section in ("algorithms", "callbacks"):
+        if section in ("algorithms", "callbacks", "loggers"):
             for name, arguments in entries.items():
                 getattr(registry, section).get(name)(**arguments)
         else:
@@ -147,13 +147,14 @@ def arguments(heading: str) -> dict[str, str]:
     [
         ("The algorithm: `patch_level`", "patch_algorithm.algorithm", "PatchLevel"),
         ("The report: `stage_report`", "patch_algorithm.monitoring", "StageReport"),
+        ("The history: `history`", "patch_algorithm.monitoring", "HistoryLogger"),
         (
             "The built-in corpus: `variables.builtin_corpus`",
             "patch_algorithm.data.builtin",
             "BuiltinCorpus",
         ),
     ],
-    ids=["patch_level", "stage_report", "builtin_corpus"],
+    ids=["patch_level", "stage_report", "history", "builtin_corpus"],
 )
 def test_configuration_page_lists_every_argument(heading: str, home: str, name: str) -> None:
     listed = arguments(heading)

@@ -12,6 +12,7 @@ from composer.callbacks import LRMonitor
 from composer.optim import CosineAnnealingWithWarmupScheduler
 from omegaconf import OmegaConf
 
+from patch_algorithm.monitoring.history import HistoryLogger
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from patch_algorithm.optim.adamw import AdamW
 from patch_algorithm.optim.per_stage import PerStageScheduler
@@ -49,7 +50,7 @@ def test_yaml_run_with_all_of_them(corpus: Path) -> None:
     assert any(isinstance(callback, LRMonitor) for callback in trainer.state.callbacks)
     for group in ("group0", "group1"):  # logged when the step ends: it is the next one's rate
         assert metrics(trainer, f"lr-AdamW/{group}")[:5] == pytest.approx((alone * 2)[1:])
-    assert metrics(trainer, "patch_monitor/compute_share")[-1] == pytest.approx(0.625)
+    assert metrics(trainer, "patch_monitor/compute_share_at_end")[-1] == pytest.approx(0.625)
     assert len(metrics(trainer, "patch_monitor/patch_speedup")) == 1
 
 
@@ -65,7 +66,7 @@ def yaml_blocks() -> list[Any]:
 
 @pytest.mark.parametrize("block", yaml_blocks())
 def test_pages_configure_what_there_is(block: str) -> None:
-    from llmfoundry.utils.builders import build_callback, build_optimizer, build_scheduler
+    from llmfoundry.utils.builders import build_callback, build_logger, build_optimizer, build_scheduler
 
     cfg: Any = OmegaConf.to_container(OmegaConf.create(block))
     for entry in [cfg[section] for section in ("scheduler", "optimizer") if section in cfg]:
@@ -76,7 +77,9 @@ def test_pages_configure_what_there_is(block: str) -> None:
             assert isinstance(build_scheduler(name, entry), (PerStageScheduler, WarmupStableDecay))
     for name, arguments in cfg.get("callbacks", {}).items():
         assert isinstance(build_callback(name, arguments), PatchMonitor)
-    assert set(cfg) <= {"scheduler", "optimizer", "callbacks"}
+    for name, arguments in cfg.get("loggers", {}).items():
+        assert isinstance(build_logger(name, arguments), HistoryLogger)
+    assert set(cfg) <= {"scheduler", "optimizer", "callbacks", "loggers"}
 
 
 @pytest.mark.parametrize(

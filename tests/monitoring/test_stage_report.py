@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from patch_algorithm.monitoring.stage_report import StageReport, StageReportError
+from patch_algorithm.monitoring.stage_costs import RunRecord
+from patch_algorithm.monitoring.stage_recorder import StageRecorder
+from patch_algorithm.monitoring.stage_report import StageReportError
 from tests.support import config, metrics, mpt, train
 
 
@@ -21,20 +23,24 @@ def run(corpus: Path, report: dict[str, Any] | None = None, context: int = 8, **
     return train(config(corpus, mpt(max_seq_len=context), **(settings | changes)))
 
 
-def report_of(trainer: Any) -> StageReport:
-    return next(c for c in trainer.state.callbacks if isinstance(c, StageReport))
+def record_of(trainer: Any) -> RunRecord:
+    return StageRecorder.of(trainer.state).record
+
+
+def losses_of(record: RunRecord) -> list[float]:
+    return [loss for stage in record.stages for loss in stage.losses.means]
 
 
 def test_it_records_what_the_trainer_logs(corpus: Path, tmp_path: Path, capsys: Any) -> None:
     trainer = run(corpus, save_folder=str(tmp_path / "run"), save_interval="4ba")
-    record = report_of(trainer).record
-    assert [(s.k, len(s.losses)) for s in record.stages] == [(4, 4), (1, 2)]
-    assert record.stages[0].losses + record.stages[1].losses == metrics(trainer, "loss/train/total")
-    assert [s.tokens for s in record.stages] == [[4 * 32] * 4, [4 * 32] * 2]
-    assert all(s > 0 for stage in record.stages for s in stage.seconds)
-    assert [e.batch for e in record.evals] == [2, 4, 6]
-    assert [e.loss for e in record.evals] == metrics(trainer, "metrics/eval/LanguageCrossEntropy")
-    assert record.compute_share == pytest.approx(metrics(trainer, "patch_level/compute_share")[-1])
+    record = record_of(trainer)
+    assert [(s.k, s.total.steps) for s in record.stages] == [(4, 4), (1, 2)]
+    assert losses_of(record) == metrics(trainer, "loss/train/total")
+    assert [s.total.tokens for s in record.stages] == [4 * 32 * 4, 4 * 32 * 2]
+    assert all(s.timed.seconds > 0 for s in record.stages)
+    evaluated = metrics(trainer, "metrics/eval/LanguageCrossEntropy")
+    assert [record.eval_at(batch) for batch in (2, 4, 6)] == [None, *evaluated[1:]]
+    assert record.compute_share() == pytest.approx(metrics(trainer, "patch_level/compute_share")[-1])
     out = capsys.readouterr().out
     assert re.findall(r"^\[(\w+) stage, batch (\d+)/6\] loss", out, re.M) == [
         ("patch", "1"),
@@ -48,18 +54,17 @@ def test_it_records_what_the_trainer_logs(corpus: Path, tmp_path: Path, capsys: 
 
 def test_without_the_algorithm(corpus: Path, capsys: Any) -> None:
     trainer = run(corpus, algorithms=None, eval_interval=0, context=32)
-    assert [(s.k, len(s.losses)) for s in report_of(trainer).record.stages] == [(1, 6)]
+    assert [(s.k, s.total.steps) for s in record_of(trainer).stages] == [(1, 6)]
     assert "compute: 1.00" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("eval_interval", "evaluated"), [("6ba", [6]), ("4ba", [4, 6])], ids=["on the end", "beside the end"]
-)
+@pytest.mark.parametrize("eval_interval", ["6ba", "4ba"], ids=["on the end", "beside the end"])
 def test_an_evaluation_after_the_end_of_fit_is_reported(
-    corpus: Path, capsys: Any, eval_interval: str, evaluated: list[int]
+    corpus: Path, capsys: Any, eval_interval: str
 ) -> None:
     trainer = run(corpus, eval_interval=eval_interval)
-    assert [e.batch for e in report_of(trainer).record.evals] == evaluated
+    record = record_of(trainer)
+    assert None not in (record.eval_at(4), record.eval_at(6))
     out = capsys.readouterr().out
     assert out.count("\nSummary\n") == 1
     assert "at the end (batch 6)" in out
@@ -76,7 +81,7 @@ def test_a_run_in_epochs(corpus: Path, capsys: Any) -> None:
 def test_a_run_that_learns_too_little_fails_after_its_summary(
     corpus: Path, capsys: Any, eval_interval: str
 ) -> None:
-    with pytest.raises(StageReportError, match=r"patch stage went from .* of at least 50 was required"):
+    with pytest.raises(StageReportError, match=r"patch k=4 stage went from .* of at least 50 was required"):
         run(corpus, {"require_loss_drop": 50}, eval_interval=eval_interval)
     assert "\nSummary\n" in capsys.readouterr().out
 
@@ -86,7 +91,7 @@ def test_a_resumed_run_reports_the_whole(corpus: Path, tmp_path: Path) -> None:
     folder = str(tmp_path / "run")
     run(corpus, max_duration="2ba", save_folder=folder, save_interval="2ba", run_name="r")
     trainer = run(corpus, save_folder=folder, save_interval="2ba", run_name="r", autoresume=True)
-    record = report_of(trainer).record
-    assert [(s.k, len(s.losses)) for s in record.stages] == [(4, 4), (1, 2)]
-    assert record.stages[0].losses[2:] + record.stages[1].losses == metrics(trainer, "loss/train/total")
-    assert [e.batch for e in record.evals] == [2, 4, 6]
+    record = record_of(trainer)
+    assert [(s.k, s.total.steps) for s in record.stages] == [(4, 4), (1, 2)]
+    assert losses_of(record)[2:] == metrics(trainer, "loss/train/total")
+    assert None not in (record.eval_at(4), record.eval_at(6))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from composer import Trainer
-from composer.core import State
+from composer.core import Event, State
 from composer.optim import (
     ConstantScheduler,
     CosineAnnealingWithWarmupScheduler,
@@ -18,7 +19,7 @@ from composer.optim import (
 from patch_algorithm import PatchLevel
 from patch_algorithm.optim.per_stage import PerStageScheduler
 from tests.optim.rates import ROWS, rates, start
-from tests.runs.short import make_model, saving
+from tests.runs.short import Watch, make_model, make_trainer, saving
 
 COSINE: dict[str, Any] = {"name": "cosine_with_warmup", "t_warmup": "2ba", "alpha_f": 0.1}
 
@@ -130,6 +131,42 @@ def test_scheduler_serves_a_second_trainer() -> None:
     expected = [0.5, *rates(LinearScheduler(), max_duration="7ba")]
     for _ in range(2):
         assert rates(scheduler, PatchLevel(k=4, ratio="1ba")) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_every_parameter_group_has_the_rates_of_its_stage(groups: int) -> None:
+    # Composer asks once for each group. A patch stage of one batch shows who got the next stage's rate.
+    used: list[list[float]] = []
+
+    class InGroups(torch.optim.SGD):
+        def __init__(self, params: Any, lr: float) -> None:
+            listed = list(params)
+            super().__init__([{"params": listed[i::groups]} for i in range(groups)], lr=lr)
+
+    def note(state: State) -> None:
+        used.append([group["lr"] for group in state.optimizers[0].param_groups])
+
+    scheduler = PerStageScheduler(schedulers=[ConstantScheduler(0.5), LinearScheduler()])
+    trainer = make_trainer(
+        ROWS,
+        [PatchLevel(k=4, ratio="1ba")],
+        model=make_model(),
+        optimizer=InGroups,
+        lr=1.0,
+        schedulers=scheduler,
+        callbacks=[Watch(Event.BATCH_START, note)],
+    )
+    trainer.fit()
+    expected = [0.5, *rates(LinearScheduler(), max_duration="7ba")]
+    assert used == [pytest.approx([rate] * groups) for rate in expected]
+
+
+def test_epochs_that_nobody_can_count_do_not_end_a_run_at_a_boundary() -> None:
+    by_stage = PerStageScheduler(schedulers=[lambda _: 0.1, lambda _: 0.2, lambda _: 0.3])  # pyright: ignore
+    algorithm = PatchLevel(stages=[{"k": 4, "until": "2ba"}, {"k": 2, "until": "1ep"}])
+    used = rates(by_stage, algorithm, max_duration="10ba", known_length=False)
+    assert used[:8] == [0.1] * 2 + [0.2] * 6
+    assert used[9:] == [0.3], "an epoch's end is known when it has come"
 
 
 @pytest.mark.parametrize(

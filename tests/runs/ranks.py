@@ -16,11 +16,20 @@ from composer import Trainer
 from composer.utils import dist
 
 from patch_algorithm import PatchLevel
+from patch_algorithm.monitoring.patch_monitor import PatchMonitor
+from patch_algorithm.monitoring.stage_recorder import StageRecorder
 from tests.runs.short import Row, make_model, make_padded_rows, make_rows, run
 from tests.support import config, metrics, mpt, train
 
 GLOBAL_BATCH = 4
-LOGGED = ("loss/train/total", "patch_level/loss", "patch_level/token_accuracy", "patch_level/stage")
+LOGGED = (
+    "loss/train/total",
+    "patch_level/loss",
+    "patch_level/token_accuracy",
+    "patch_level/stage",
+    "patch_monitor/flops",
+    "patch_monitor/compute_share_at_end",
+)
 
 
 def in_memory(rows: list[Row], microbatch: int, **changes: Any) -> Trainer:
@@ -33,11 +42,13 @@ def in_memory(rows: list[Row], microbatch: int, **changes: Any) -> Trainer:
         max_duration="6ba",
         batch=GLOBAL_BATCH // dist.get_world_size(),
         device_train_microbatch_size=microbatch,
+        callbacks=[PatchMonitor()],
     )
 
 
 def from_mds(corpus: Path, model: dict[str, Any], **changes: Any) -> Trainer:
     algorithms = {"patch_level": {"k": 4, "ratio": 0.5}}
+    changes["callbacks"] = {"patch_monitor": {}}
     changes["device_train_microbatch_size"] = GLOBAL_BATCH // dist.get_world_size()
     return train(config(corpus, model, algorithms=algorithms, **changes))
 
@@ -93,6 +104,9 @@ def run_cases(names: list[str], corpus: Path) -> dict[str, dict[str, list[float]
     for name in names:
         trainer = run_case(name, corpus)
         logged[name] = {key: metrics(trainer, key) for key in LOGGED}
+        stages = StageRecorder.of(trainer.state).record.stages
+        logged[name]["positions"] = [stage.total.positions for stage in stages]
+        logged[name]["raw tokens"] = [float(stage.total.tokens) for stage in stages]
         logged[name]["sharded"] = [
             float(any(type(p).__name__ == "DTensor" for p in trainer.state.model.parameters()))
         ]

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from composer import Trainer
+from composer.loggers import InMemoryLogger
 from composer.models import ComposerModel
 from composer.utils import dist
 from torch import nn
@@ -25,6 +26,9 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig
 
 from patch_algorithm import PatchLevel
+from patch_algorithm.monitoring import HistoryLogger, PatchMonitor, StageReport
+from patch_algorithm.monitoring.history import read
+from patch_algorithm.monitoring.stage_recorder import StageRecorder
 from tests.runs.families import plain_model
 from tests.runs.short import make_model, make_padded_rows, make_rows, make_trainer
 from tests.support import VOCABULARY, metrics
@@ -184,21 +188,42 @@ def fitted(case: str, corpus: Path) -> dict[str, Any]:
     return logged(trainer) | found | {"dimensions": sorted(EMBEDDED)}
 
 
+def counted(trainer: Trainer, history: Path) -> dict[str, Any]:
+    """What the callbacks of this package have counted: of each stage, and in the file of the run."""
+    record = StageRecorder.of(trainer.state).record
+    found: dict[str, Any] = {
+        "stages": [
+            [stage.name, stage.total.steps, stage.total.tokens, stage.total.positions, stage.total.flops]
+            for stage in record.stages
+        ],
+        "losses": [loss for stage in record.stages for loss in stage.losses.means],
+        "before": record.before.steps,
+    }
+    if dist.get_global_rank() == 0:
+        steps = read(history).steps
+        found["history"] = [[line.at.step, line.at.positions, line.at.flops] for line in steps]
+    return found
+
+
 def resumed(case: str, corpus: Path) -> dict[str, Any]:
-    """A run that saves every batch, and runs that go on from its checkpoints."""
+    """A run that saves every batch, and runs that go on from its checkpoints, with all our callbacks."""
     sharded = " sharded" in case
     folder = corpus / case.replace(" ", "_").replace("/", "-")
     adam = torch.optim.AdamW
-    trainer = trainer_of(case, corpus, adam, save_folder=str(folder), save_interval="1ba")
-    trainer.fit()
-    trainer.close()
-    results: dict[str, Any] = {"whole": logged(trainer)}
+    history = folder / "history.jsonl"
+
+    def fit(**changes: Any) -> dict[str, Any]:
+        callbacks = [PatchMonitor(), StageReport()]
+        loggers = [InMemoryLogger(), HistoryLogger(str(history))]
+        trainer = trainer_of(case, corpus, adam, callbacks=callbacks, loggers=loggers, **changes)
+        trainer.fit()
+        trainer.close()
+        return logged(trainer) | counted(trainer, history)
+
+    results: dict[str, Any] = {"whole": fit(save_folder=str(folder), save_interval="1ba")}
     for batch in RESUMED_FROM:
         path = folder / (f"ep0-ba{batch}" if sharded else f"ep0-ba{batch}-rank0.pt")
-        again = trainer_of(case, corpus, adam, load_path=str(path))
-        again.fit()
-        again.close()
-        results[str(batch)] = logged(again)
+        results[str(batch)] = fit(load_path=str(path))
     return results
 
 

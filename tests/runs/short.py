@@ -88,6 +88,11 @@ def make_trainer(
     model = make_model() if model is None else model
     torch.manual_seed(1)
     data = list(rows) if known_length else Stream(rows)
+    defaults: dict[str, Any] = {
+        "device_train_microbatch_size": batch,
+        "accumulate_train_batch_on_tokens": True,
+        "loggers": [InMemoryLogger()],
+    }
     sampler = dist.get_sampler(data, shuffle=False) if dist.get_world_size() > 1 else None  # pyright: ignore
     return Trainer(
         model=model,
@@ -99,11 +104,10 @@ def make_trainer(
         optimizers=optimizer(model.parameters(), lr=lr),  # pyright: ignore
         algorithms=list(algorithms),
         callbacks=list(callbacks),
-        loggers=[InMemoryLogger()],
         progress_bar=False,
         device="cpu",
         seed=17,
-        **({"device_train_microbatch_size": batch, "accumulate_train_batch_on_tokens": True} | arguments),
+        **(defaults | arguments),
     )
 
 

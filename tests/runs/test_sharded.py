@@ -119,6 +119,11 @@ def test_resumed_equals_uninterrupted(case: str, batch: int, resumed: Results) -
     assert whole["patch_level/stage"] == [0, 0, 0, 1, 1, 1]
     for name in ("loss/train/total", "patch_level/stage"):
         assert again[name] == whole[name][batch:], name
+    # The callbacks know the whole run, and the file of the run tells every step once.
+    for name in ("stages", "losses", "before", "history"):
+        assert again[name] == whole[name], name
+    assert [name for name, *_ in whole["stages"]] == ["patch k=4", "token"]
+    assert [step for step, *_ in whole["history"]] == [1, 2, 3, 4, 5, 6]
 
 
 def test_hybrid_sharding_equals_data_parallel(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -59,8 +59,19 @@ def test_two_ranks_equal_one(case: str, ranks: list[Logged], corpus: Path) -> No
     assert relative_difference(two["loss/train/total"], one["loss/train/total"]) < 1e-6
     assert relative_difference(two["patch_level/loss"], one["patch_level/loss"]) < 1e-6
     assert two["patch_level/token_accuracy"] == pytest.approx(one["patch_level/token_accuracy"])
+    check_costs(two, one)
     assert two["sharded"] == [float(case in SHARDED)]
     assert one["sharded"] == [0.0]
+
+
+def check_costs(two: dict[str, list[float]], one: dict[str, list[float]]) -> None:
+    """What two ranks have computed is what one has, of whom each step took twice as many rows."""
+    for name in ("positions", "raw tokens", "patch_monitor/compute_share_at_end"):
+        assert two[name] == pytest.approx(one[name]), name
+    # A sharded model is counted before it is sharded.
+    assert two["patch_monitor/flops"] == pytest.approx(one["patch_monitor/flops"])
+    assert len(one["positions"]) == 2
+    assert one["positions"][1] > one["positions"][0] > 0
 
 
 def test_both_ranks_log_the_same(ranks: list[Logged]) -> None:

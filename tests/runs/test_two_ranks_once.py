@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs.ranks import run_cases
 from tests.runs.short import relative_difference
-from tests.runs.test_two_ranks import on_two_ranks
+from tests.runs.test_two_ranks import check_costs, on_two_ranks
 
 CASE = "padded unevenly"
 
@@ -20,3 +20,4 @@ def test_two_ranks_equal_one(corpus: Path, tmp_path: Path) -> None:
     assert first == second
     assert first[CASE]["patch_level/stage"] == one["patch_level/stage"] == [0] * 3 + [1] * 3
     assert relative_difference(first[CASE]["loss/train/total"], one["loss/train/total"]) < 1e-6
+    check_costs(first[CASE], one)

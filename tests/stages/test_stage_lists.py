@@ -69,6 +69,18 @@ def test_one_stage_listed_is_k_and_ratio() -> None:
     assert same(weights(one).values(), weights(other).values())
 
 
+def test_ends_that_are_exact_fractions_are_saved_and_compared(tmp_path: Path) -> None:
+    thirds = [{"k": 8, "until": "1/3"}, {"k": 4, "until": "2/3dur"}]
+    whole = run(ROWS, [listed(stages=thirds)], max_duration="9ba", **saving(tmp_path))
+    assert metrics(whole, "patch_level/k") == [8] * 3 + [4] * 3 + [1] * 3
+    load = {"max_duration": "9ba", "load_path": str(tmp_path / "ba4.pt")}
+    again = run(ROWS, [listed(stages=thirds)], **load)
+    assert metrics(again, "loss/train/total") == metrics(whole, "loss/train/total")[4:]
+    rounded_up = [{"k": 8, "until": "1/3"}, {"k": 4, "until": 0.67}]
+    with pytest.raises(ValueError, match=r"k=4 until 6ba.*configuration says.*k=4 until 7ba"):
+        run(ROWS, [listed(stages=rounded_up)], **load)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 6])
 def test_resumed_around_each_boundary_it_is_identical(tmp_path: Path, batch: int) -> None:
     whole = run(ROWS, [listed(on_switch="reset")], **saving(tmp_path / "whole"))

@@ -28,6 +28,11 @@ LENGTHS = st.integers(1, 10**13)
         (0.67, 0.67),
         ("0.67dur", 0.67),
         ("0dur", 0.0),
+        ("2/3", Fraction(2, 3)),
+        ("2/3dur", Fraction(2, 3)),
+        (" 4 / 6 dur", Fraction(2, 3)),
+        ("0/3", Fraction(0)),
+        ("3/3", Fraction(1)),
         ("90000ba", Time(90000, "ba")),
         ("1e3ba", Time(1000, "ba")),
         ("240_000_000_000tok", Time(240_000_000_000, "tok")),
@@ -43,6 +48,7 @@ def test_ratio_is_a_fraction_or_a_time(given_ratio: float | str, read: object) -
 REFUSED = (
     *(-0.1, 1.1, math.nan, math.inf, True, False, None, [1], "nandur", "1.1dur", "-0.1dur", "-5ba", "-1ep"),
     *("5iter", "5sec", "1h", "5", "0.67", "1.5ba", "infba", "1e400tok", "nantok", "two thirds", "", "ba"),
+    *("4/3", "2/0", "0/0", "-1/3", "2/3ba", "2/", "/3", "1/2/3", "0.5/3", "1/3/dur"),
 )
 
 
@@ -82,6 +88,25 @@ def test_fraction_is_rounded_up_as_if_it_were_exact(fraction: str, length: int) 
     exact = Fraction(fraction)
     switch = resolve_boundary(float(exact), Time(length, "tok"))
     assert switch == Time(math.ceil(exact * length), "tok")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "length", "switch"),
+    [
+        ("2/3", "180ba", 120),
+        ("2/3dur", "180ba", 120),
+        ("2/3", "181ba", 121),
+        (0.67, "180ba", 121),
+        ("0.67dur", "180ba", 121),
+        ("1/3", "9ba", 3),
+    ],
+)
+def test_fractions_that_are_written_as_such_are_exact(ratio: float | str, length: str, switch: int) -> None:
+    assert resolve_boundary(parse_boundary(ratio), Time.from_timestring(length)).value == switch
+
+
+def test_exact_fractions_go_beyond_what_a_double_can_count() -> None:
+    assert resolve_boundary(parse_boundary("2/3"), Time(3 * 10**17 + 3, "tok")).value == 2 * 10**17 + 2
 
 
 @given(length=LENGTHS, part=st.data())

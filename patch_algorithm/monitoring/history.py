@@ -1,0 +1,296 @@
+"""A file of everything that a run logs, over x values that training and evaluation share.
+
+``history.jsonl`` has one JSON object a line. A line of ``kind`` ``step`` or ``eval`` says where the run stood
+(the fields of :class:`.Moment`) and what was logged there (``metrics``); ``other`` is what was logged at the
+end of an epoch or a fit; ``start`` says after which ``step`` a process began.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer.callbacks import CheckpointSaver
+from composer.core import State
+from composer.loggers import Logger, LoggerDestination
+from composer.utils import RemoteUploader, dist, format_name_with_dist, get_file, parse_uri
+from composer.utils.file_helpers import is_uri
+
+from patch_algorithm.common.announce import announce
+from patch_algorithm.monitoring.stage_recorder import Moment, StageRecorder
+
+__all__ = ["History", "HistoryLogger", "Line", "read"]
+
+_NAME = "history.jsonl"
+
+
+class HistoryLogger(LoggerDestination):
+    """Writes every metric of every step and every evaluation to ``history.jsonl``, on the first rank.
+
+    Each line has the stage, its k, and what the run has taken so far: steps, raw tokens, positions, FLOPs
+    and seconds of training. An evaluation has those of the step before it. A resumed run appends to the
+    file, beginning with a line that says where; :func:`read` drops the steps that it repeats. Each line
+    is written as it is logged, so that of a run that is killed all are there but perhaps the last.
+
+    Args:
+        path (str, optional): The file; it may hold ``{run_name}``, and be in an object store (``s3://...``).
+            Default: ``None``, ``history.jsonl`` in the run's save folder, or in ``./{run_name}`` where there
+            is none. In an object store it is replaced with each checkpoint and at the end.
+
+    Raises:
+        ValueError: For a ``path`` that is none.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        if path is not None and (not isinstance(path, str) or not path.strip()):
+            raise ValueError(
+                f"history: path={path!r} is no path. Give one such as './history.jsonl', or none."
+            )
+        self.path = path
+        self._file: _HistoryFile | None = None
+        self._metrics: dict[str, float] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Keeps what is logged for the line of the step or evaluation that it belongs to."""
+        if dist.get_global_rank() != 0:
+            return  # reading a metric waits for the device
+        numbers = {name: _number(value) for name, value in metrics.items()}
+        self._metrics.update({name: number for name, number in numbers.items() if number is not None})
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Finds the trainer's recorder, before the model is sharded."""
+        self.close(state, logger)  # of another trainer
+        self._recorder = StageRecorder.of(state)
+        self._metrics = {}
+        self._in_fit = False
+        self._begins_after: int | None = 0
+        self._last_step = 0
+
+    def after_load(self, state: State, logger: Logger) -> None:
+        """Notes where the run goes on."""
+        self._begins_after = self._last_step = int(state.timestamp.batch.value)
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Notes where the run goes on if the clock was set back."""
+        self._in_fit = True
+        if (step := int(state.timestamp.batch.value)) != self._last_step:
+            self._begins_after = self._last_step = step
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Writes the step."""
+        self._write("step", state)
+
+    def eval_after_all(self, state: State, logger: Logger) -> None:
+        """Writes the evaluation, of all evaluators that were due."""
+        self._write("eval", state)
+
+    def eval_standalone_end(self, state: State, logger: Logger) -> None:
+        """The same for an evaluation that was asked for by itself."""
+        self._write("eval", state)
+
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        """Writes what the end of an epoch has logged, which is no step's."""
+        self._write("other", state)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Writes what the end of the fit has logged."""
+        self._in_fit = False
+        self._write("other", state)
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Makes sure that a run that resumes from a checkpoint finds all lines before it."""
+        savers = (callback for callback in state.callbacks if isinstance(callback, CheckpointSaver))
+        if self._file is not None and any(s.last_checkpoint_batch == state.timestamp.batch for s in savers):
+            self._file.keep()
+
+    epoch_checkpoint = iteration_checkpoint = batch_checkpoint
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, kind: str, state: State) -> None:
+        metrics, self._metrics = self._metrics, {}
+        if dist.get_global_rank() != 0 or (kind == "other" and not metrics):
+            return
+        if self._file is None:
+            self._file = self._open(state)
+        if self._begins_after is not None:
+            self._file.append({"kind": "start", "step": self._begins_after, "run_name": state.run_name})
+            self._begins_after = None
+        moment = self._recorder.moment(state)
+        self._last_step = moment.step
+        self._file.append({"kind": kind, **asdict(moment), "metrics": metrics})
+        if not self._in_fit:  # no checkpoint comes any more
+            self._file.keep()
+
+    def _open(self, state: State) -> _HistoryFile:
+        saver = next((c for c in state.callbacks if isinstance(c, CheckpointSaver)), None)
+        place, uploader = self.path, None
+        if place is None and saver is not None:
+            uploader = saver.remote_uploader
+            folder = saver.folder if uploader is None else uploader.remote_folder
+            place = f"{folder.rstrip('/')}/{_NAME}"
+        place = format_name_with_dist(place or f"{{run_name}}/{_NAME}", state.run_name)
+        if is_uri(place) and uploader is None:
+            uploader = RemoteUploader(remote_folder=place, num_concurrent_uploads=1)
+        announce(f"history: {place}")
+        return _HistoryFile(place, uploader if is_uri(place) else None)
+
+
+class _HistoryFile:
+    """A file that grows by whole lines, here or, copied with :meth:`keep`, in an object store."""
+
+    def __init__(self, place: str, uploader: RemoteUploader | None) -> None:
+        self._place, self._uploader = place, uploader
+        self._folder = None if uploader is None else tempfile.TemporaryDirectory()
+        self._path = Path(place) if self._folder is None else Path(self._folder.name) / _NAME
+        if self._uploader is not None:
+            try:
+                get_file(place, str(self._path), progress_bar=False)
+            except FileNotFoundError:
+                pass  # a new run
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("ab+")
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read() != b"\n":
+                self._file.write(b"\n")  # ends the line in which an earlier process was killed
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Writes a line, and leaves nothing of it in this process."""
+        self._file.write(json.dumps(_without_nan(line), allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def keep(self) -> None:
+        """Makes what was written outlast this machine's power, or this machine."""
+        os.fsync(self._file.fileno())
+        if self._uploader is not None:
+            name = parse_uri(self._place)[2]
+            self._uploader.upload_file_async(name, self._path, overwrite=True)
+            self._uploader.check_workers()
+
+    def close(self) -> None:
+        """Closes the file, when all uploads have ended."""
+        if self._uploader is not None:
+            self._uploader.wait()
+        self._file.close()
+
+
+def _number(value: Any) -> float | None:
+    """A metric as a plain number; ``None`` if it is not a single one."""
+    if isinstance(value, torch.Tensor):
+        return value.item() if value.numel() == 1 else None
+    if isinstance(value, (int, float)):
+        return value
+    return float(value) if isinstance(value, Real) else None  # NumPy's
+
+
+def _without_nan(line: dict[str, Any]) -> dict[str, Any]:
+    # JSON has no name for them; a float reads them as strings.
+    def named(value: Any) -> Any:
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    metrics = {name: named(value) for name, value in line.get("metrics", {}).items()}
+    return {**line, "metrics": metrics} if metrics else line
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was logged at one step or evaluation.
+
+    Attributes:
+        at: Where the run stood.
+        metrics: What was logged there, by name.
+    """
+
+    at: Moment
+    metrics: dict[str, float]
+
+
+@dataclass
+class History:
+    """A run as its file tells it, without what was trained again after it had been resumed.
+
+    Attributes:
+        steps: The training steps, in order, each once.
+        evals: The evaluations, in order; those after the same step are one.
+        others: What was logged at the ends of epochs and fits.
+        starts: The steps after which a process began; more than one if the run was resumed.
+    """
+
+    steps: list[Line] = field(default_factory=list)
+    evals: list[Line] = field(default_factory=list)
+    others: list[Line] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+
+    def series(self, metric: str, x: str = "step") -> list[tuple[float, float]]:
+        """A metric's values and where they were logged.
+
+        Args:
+            metric: Its name, such as ``loss/train/total`` or ``metrics/eval/LanguageCrossEntropy``.
+            x: A field of :class:`.Moment`: ``step``, ``raw_tokens``, ``positions``, ``flops``, ``seconds``.
+        """
+        lines = [*self.steps, *self.evals]
+        return sorted((getattr(line.at, x), line.metrics[metric]) for line in lines if metric in line.metrics)
+
+
+def read(path: str | os.PathLike[str]) -> History:
+    """Reads a ``history.jsonl``, also that of a run that goes on or was killed.
+
+    Args:
+        path: The file, or its URL in an object store.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no history.
+    """
+    if not is_uri(str(path)):
+        return _read(Path(path).read_text("utf-8").splitlines(), str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        get_file(str(path), local := f"{folder}/{_NAME}", progress_bar=False)
+        return _read(Path(local).read_text("utf-8").splitlines(), str(path))
+
+
+def _read(texts: Iterable[str], name: str) -> History:
+    history = History()
+    for text in texts:
+        try:
+            values = json.loads(text)
+        except ValueError:
+            continue  # a process was killed while it wrote this line
+        try:
+            _take(history, values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{name} is no history: a line of it is {text[:80]!r} ({error!r}).") from error
+    return history
+
+
+def _take(history: History, values: dict[str, Any]) -> None:
+    kind = values.pop("kind")
+    if kind == "start":
+        _go_back(history, values["step"])
+        return
+    metrics = {name: float(value) for name, value in values.pop("metrics").items()}
+    line = Line(Moment(**values), metrics)
+    lines = {"step": history.steps, "eval": history.evals, "other": history.others}[kind]
+    if kind == "eval" and lines and lines[-1].at.step == line.at.step:
+        metrics.update({**lines.pop().metrics, **metrics})
+    lines.append(line)
+
+
+def _go_back(history: History, step: int) -> None:
+    """Drops what lies after a step from which the run was trained anew."""
+    for lines in (history.steps, history.evals, history.others):
+        lines[:] = [line for line in lines if line.at.step <= step and step > 0]
+    history.starts = [start for start in history.starts if start <= step and step > 0] + [step]

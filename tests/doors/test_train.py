@@ -1,0 +1,114 @@
+"""train.py under every launcher, and started again after its run has ended."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.support import config, mpt
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_run(corpus: Path, folder: Path, **changes: Any) -> Path:
+    """The YAML of a run of two batches, one of each stage, that may be resumed."""
+    cfg = config(corpus, mpt(), algorithms={"patch_level": {"k": 4, "ratio": "1ba", "seq_len": 8}})
+    cfg |= {"max_duration": "2ba", "run_name": "again", "save_folder": str(folder / "run")}
+    cfg |= {"autoresume": True, "save_interval": "1ba"} | changes
+    path = folder / "run.yaml"
+    OmegaConf.save(OmegaConf.create(cfg), path)
+    return path
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script's main function, which may set environment variables."""
+    for name in ("OMP_WAIT_POLICY", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    return script().main
+
+
+def test_finished_run_that_is_queued_again_has_not_failed(
+    main: Any, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_run(corpus, tmp_path)
+    assert main([str(path)]) == 0
+    saved = sorted((tmp_path / "run").glob("*.pt"))
+    assert len(saved) > 1
+    caplog.clear()
+    assert main([str(path)]) == 0
+    assert "finished already" in caplog.text
+    assert "max_duration of 2ba" in caplog.text
+    assert sorted((tmp_path / "run").glob("*.pt")) == saved
+    caplog.clear()
+    assert main([str(path), "max_duration=3ba"]) == 0, "it goes on where there is more to do"
+    assert "finished already" not in caplog.text
+    assert len(list((tmp_path / "run").glob("*.pt"))) > len(saved)
+
+
+def test_finished_checkpoint_that_is_loaded_by_hand_is_bad_input(
+    main: Any, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(corpus, tmp_path)
+    assert main([str(path)]) == 0
+    last = tmp_path / "run" / "ep0-ba2-rank0.pt"
+    again = [f"load_path={last}", "autoresume=false", "save_folder=null"]
+    assert main([str(path), *again]) == 2
+    assert "train.py: The max_duration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "node"),
+    [({"GROUP_RANK": "3"}, "3"), ({"GROUP_RANK": "3", "NODE_RANK": "1"}, "1"), ({}, None)],
+    ids=["torchrun", "composer", "neither"],
+)
+def test_rank_of_the_node_under_every_launcher(
+    given: dict[str, str], node: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        for name in (*OF_A_LAUNCHER, "OMP_WAIT_POLICY"):
+            patch.setenv(name, "")  # so that what the script sets is put back
+            patch.delenv(name)
+        for name, value in given.items():
+            patch.setenv(name, value)
+        script()._settle_process()
+        assert os.environ.get("NODE_RANK") == node
+
+
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "composer": ["-m", "composer.cli", "-n", "2"],
+}
+
+
+@pytest.mark.launcher
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_ranks_train_and_are_queued_again(launcher: str, corpus: Path, tmp_path: Path) -> None:
+    changes = {"device_train_microbatch_size": 2}
+    path = write_run(corpus, tmp_path, **changes)
+    env = {name: value for name, value in os.environ.items() if name not in OF_A_LAUNCHER}
+    command = [sys.executable, *LAUNCHERS[launcher], str(TRAIN), str(path)]
+    for finished in (False, True):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("finished already") == finished
+        assert list((tmp_path / "run").glob("*ba2*.pt"))

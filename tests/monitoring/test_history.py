@@ -1,0 +1,250 @@
+"""The file of a run: what is in it, and what its reader makes of a run that was killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from composer import Trainer
+from composer.core import Callback, Evaluator, State
+from composer.loggers import InMemoryLogger, Logger
+from torch.utils.data import DataLoader
+
+from patch_algorithm import PatchLevel
+from patch_algorithm.monitoring.history import History, HistoryLogger, Line, read
+from patch_algorithm.monitoring.patch_monitor import PatchMonitor
+from patch_algorithm.monitoring.stage_recorder import Moment
+from tests.runs.short import collate, make_model, make_rows, run, saving
+from tests.support import config, metrics, mpt, train
+
+ROWS = make_rows(32, 32)
+"""Eight batches of four rows of 32: 128 raw tokens, 4 x 8 positions as patches of 4, 16 x 8 as tokens."""
+RAN = [(0, 4, 32)] * 4 + [(1, 1, 128)] * 4
+"""Stage, k and positions of each step."""
+PAGE = Path(__file__).parents[2] / "docs" / "monitor.md"
+AXES = ("stage", "k", "step", "raw_tokens", "positions", "flops")
+
+
+def evaluator() -> Evaluator:
+    loader: Any = DataLoader(make_rows(4, 8, seed=1), batch_size=4, collate_fn=collate)  # pyright: ignore
+    return Evaluator(label="eval", dataloader=loader, metric_names=["LanguageCrossEntropy"])
+
+
+def recorded(history: HistoryLogger, **changes: Any) -> Trainer:
+    changes = {
+        "model": make_model(max_seq_len=8),
+        "eval_dataloader": evaluator(),
+        "eval_interval": "2ba",
+        "loggers": [InMemoryLogger(), history],
+    } | changes
+    return run(ROWS, [PatchLevel(k=4, ratio=changes.pop("ratio", "4ba"))], **changes)
+
+
+def axes(line: Line) -> tuple[Any, ...]:
+    return tuple(getattr(line.at, name) for name in AXES)
+
+
+def test_every_line_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "history.jsonl"
+    trainer = recorded(HistoryLogger(str(path)), callbacks=[PatchMonitor()], max_duration="1ep")
+    history = read(path)
+    assert [(line.at.stage, line.at.k) for line in history.steps] == [(stage, k) for stage, k, _ in RAN]
+    assert [line.at.step for line in history.steps] == list(range(1, 9))
+    assert [line.at.raw_tokens for line in history.steps] == [128 * step for step in range(1, 9)]
+    positions = np.cumsum([each for _, _, each in RAN]).tolist()
+    assert [line.at.positions for line in history.steps] == positions
+    assert [line.at.flops for line in history.steps] == metrics(trainer, "patch_monitor/flops")
+    seconds = [line.at.seconds for line in history.steps]
+    assert sorted(seconds) == seconds
+    assert seconds[-1] == trainer.state.timestamp.total_wct.total_seconds() > 0
+    for name in ("loss/train/total", "patch_level/compute_share", "patch_monitor/peak_memory_gb"):
+        assert [line.metrics[name] for line in history.steps] == metrics(trainer, name), name
+    losses = [line.metrics.get("patch_level/loss") for line in history.steps]
+    assert losses == [*metrics(trainer, "patch_level/loss"), None, None, None, None]
+    assert history.starts == [0]
+    # The end of the epoch, and that of the fit.
+    assert [line.at.step for line in history.others] == [8, 8]
+    assert "patch_monitor/patch_speedup" in history.others[1].metrics
+
+
+def test_evaluations_lie_on_the_axes_of_the_steps(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    trainer = recorded(HistoryLogger(str(path)), eval_interval="3ba", max_duration="8ba")
+    history = read(path)
+    assert [line.at.step for line in history.evals] == [3, 4, 6, 8]
+    for evaluation in history.evals:
+        assert evaluation.at == history.steps[evaluation.at.step - 1].at
+    evaluated = metrics(trainer, "metrics/eval/LanguageCrossEntropy")
+    assert history.series("metrics/eval/LanguageCrossEntropy", "raw_tokens") == [
+        (128 * step, loss) for step, loss in zip((3, 4, 6, 8), evaluated, strict=True)
+    ]
+    assert all(set(line.metrics) == {"metrics/eval/LanguageCrossEntropy"} for line in history.evals)
+    assert history.series("loss/train/total", "flops") == [
+        (line.at.flops, loss)
+        for line, loss in zip(history.steps, metrics(trainer, "loss/train/total"), strict=True)
+    ]
+
+
+class OddMetrics(Callback):
+    """Logs what is no plain number."""
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        values: dict[str, Any] = {
+            "odd/nan": math.nan,
+            "odd/inf": torch.tensor(-math.inf),
+            "odd/numpy": np.float32(0.5),
+            "odd/many": torch.zeros(3),
+            "odd/text": "much",
+        }
+        logger.log_metrics(values)
+
+
+def test_metrics_that_json_has_no_word_for(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    recorded(HistoryLogger(str(path)), callbacks=[OddMetrics()], ratio=0.0, max_duration="1ba")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    for text in path.read_text().splitlines():
+        json.loads(text, parse_constant=refuse)
+    odd = {name: value for name, value in read(path).steps[0].metrics.items() if name.startswith("odd/")}
+    assert math.isnan(odd.pop("odd/nan"))
+    assert odd == {"odd/inf": -math.inf, "odd/numpy": 0.5}
+
+
+def test_evaluations_on_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    trainer = recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
+    trainer.eval()
+    assert [line.at.step for line in read(path).evals] == [1, 2], "the two after the last step are one"
+
+    alone = HistoryLogger(str(tmp_path / "alone.jsonl"))
+    Trainer(
+        model=make_model(), eval_dataloader=evaluator(), loggers=[alone], device="cpu", progress_bar=False
+    ).eval()
+    (line,) = read(tmp_path / "alone.jsonl").evals
+    assert axes(line) == (0, 1, 0, 0, 0, 0.0)
+
+
+def test_default_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorded(HistoryLogger(), ratio="1ba", max_duration="2ba", run_name="mine")
+    assert len(read("mine/history.jsonl").steps) == 2
+    folder = tmp_path / "runs" / "{run_name}"
+    recorded(HistoryLogger(), ratio="1ba", max_duration="2ba", run_name="other", save_folder=str(folder))
+    assert len(read(tmp_path / "runs" / "other" / "history.jsonl").steps) == 2
+    assert f"history: {tmp_path}/runs/other/history.jsonl" in capsys.readouterr().err
+
+
+def test_resumed_runs_append_and_the_reader_drops_what_they_repeat(tmp_path: Path) -> None:
+    recorded(HistoryLogger(), **saving(tmp_path / "whole"))
+    whole = read(tmp_path / "whole" / "history.jsonl")
+    path = tmp_path / "history.jsonl"
+    for start in (None, 3, 6, 4):
+        load = {} if start is None else {"load_path": str(tmp_path / "whole" / f"ba{start}.pt")}
+        recorded(HistoryLogger(str(path)), **load)
+        history = read(path)
+        assert [axes(line) for line in history.steps] == [axes(line) for line in whole.steps]
+        assert [axes(line) for line in history.evals] == [axes(line) for line in whole.evals]
+        for name in ("loss/train/total", "metrics/eval/LanguageCrossEntropy"):
+            assert history.series(name) == whole.series(name)
+    assert history.starts == [0, 3, 4], "what began after 6 was trained again"
+    kinds = [json.loads(text)["kind"] for text in path.read_text().splitlines()]
+    assert kinds.count("step") == 8 + 5 + 2 + 4
+    # A new run in the place of the old one.
+    recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
+    assert [line.at.step for line in read(path).steps] == [1, 2]
+    assert read(path).starts == [0]
+
+
+@pytest.mark.filterwarnings("ignore:By the clock this is a step of stage 0")
+def test_a_second_fit_and_a_clock_set_back(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    trainer = recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
+    trainer.fit(duration="1ba")
+    assert [line.at.step for line in read(path).steps] == [1, 2, 3]
+    assert read(path).starts == [0]
+    trainer.fit(duration="1ba", reset_time=True)
+    assert [axes(line)[1:5] for line in read(path).steps] == [(1, 1, 128, 128)]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 150])
+def test_a_line_cut_short_by_a_kill(tmp_path: Path, cut: int) -> None:
+    recorded(HistoryLogger(), eval_interval=0, **saving(tmp_path))
+    path = tmp_path / "history.jsonl"
+    texts = path.read_bytes().splitlines(keepends=True)[:6]  # the start and five steps
+    path.write_bytes(b"".join(texts)[:-cut])
+    kept = 5 if cut == 1 else 4  # without its line break a line is whole
+    assert [line.at.step for line in read(path).steps] == list(range(1, kept + 1))
+    recorded(
+        HistoryLogger(),
+        eval_interval=0,
+        load_path=str(tmp_path / "ba4.pt"),
+        save_overwrite=True,
+        **saving(tmp_path),
+    )
+    history = read(path)
+    assert [line.at.step for line in history.steps] == list(range(1, 9))
+    assert history.starts == [0, 4]
+
+
+def test_what_is_no_history(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    with pytest.raises(FileNotFoundError):
+        read(path)
+    path.write_text('{"loss": 5}\n')
+    with pytest.raises(ValueError, match=r"history\.jsonl is no history: a line of it is .*loss"):
+        read(path)
+    path.write_text("")
+    assert read(path) == History()
+
+
+@pytest.mark.parametrize("path", ["", "  ", 5])
+def test_bad_paths_are_refused(path: Any) -> None:
+    with pytest.raises(ValueError, match="history: path="):
+        HistoryLogger(path)
+
+
+def test_the_page_reads_a_history(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
+    shown = re.search(r"^```{code-block} python\n(.+?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    assert shown
+    exec(shown[1].replace("runs/quickstart/mine/history.jsonl", str(path)), {})
+
+
+def test_the_page_lists_every_field() -> None:
+    page = PAGE.read_text("utf-8")
+    table = page.partition("| field | meaning |")[2].partition("\n\n")[0]
+    listed = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert listed == ["kind", *(field.name for field in fields(Moment)), "metrics"]
+
+
+def test_from_a_yaml(corpus: Path, tmp_path: Path) -> None:
+    folder = str(tmp_path / "{run_name}")
+    trainer = train(
+        config(
+            corpus,
+            mpt(no_bias=False),
+            algorithms={"patch_level": {"k": 4, "ratio": 0.5}},
+            loggers={"inmemory": {}, "history": {}},
+            eval_interval="2ba",
+            eval_first=True,
+            save_folder=folder,
+            run_name="r",
+        )
+    )
+    history = read(tmp_path / "r" / "history.jsonl")
+    assert [line.at.step for line in history.evals] == [0, 2, 3, 4, 6]
+    assert history.evals[0].at.k == 4
+    for name in ("loss/train/total", "metrics/eval/LanguageCrossEntropy", "time/batch"):
+        assert [y for _, y in history.series(name)][:6] == metrics(trainer, name)[:6], name
+    assert asdict(history.evals[-1].at) == asdict(history.steps[-1].at)
