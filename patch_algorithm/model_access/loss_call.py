@@ -81,8 +81,12 @@ class _LossCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.give_back()
         if not any(value is self._outputs or value is self._batch for value in (*args, *kwargs.values())):
-            return self._model.loss(*args, **kwargs)
+            return self._own_loss(*args, **kwargs)
         return _with_terms(self._model, self._patch_loss, self._outputs, self._batch)
+
+    def _own_loss(self, *args: Any, **kwargs: Any) -> Any:
+        own = self._of_instance or type(self._model).loss.__get__(self._model)
+        return own(*args, **kwargs)
 
     def give_back(self) -> None:
         if vars(self._model).get("loss") is not self:

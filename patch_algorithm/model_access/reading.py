@@ -7,6 +7,7 @@ from typing import Any
 
 from composer.models import ComposerModel
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from patch_algorithm.patching.documents import DOCUMENT_KEYS, documents_of
 
@@ -97,7 +98,7 @@ def unwrap(model: nn.Module) -> ComposerModel:
 
 
 def input_embedding(model: ComposerModel) -> nn.Module:
-    """The module that turns token ids into embeddings.
+    """The module that turns token ids into embeddings, inside of FSDP's wrapper where it has one.
 
     Raises:
         ValueError: If the model names none.
@@ -113,16 +114,21 @@ def input_embedding(model: ComposerModel) -> nn.Module:
             f"{type(inner).__name__} names no input embedding (get_input_embeddings), which patch-level "
             "training averages over. Train this model at token level."
         )
+    while isinstance(embedding, FullyShardedDataParallel):
+        embedding = embedding.module
     return embedding
 
 
 def further_embeddings(model: ComposerModel) -> dict[str, nn.Module]:
     """All tables that are looked up by whole numbers, but the input embedding, by their paths."""
-    own = set(input_embedding(model).modules())  # FSDP or an adapter may have wrapped it
+    embedding = input_embedding(model)
+    own = set(embedding.modules())  # an adapter may have wrapped it
     return {
         path: module
         for path, module in model.named_modules()
-        if module not in own and isinstance(getattr(module, "num_embeddings", None), int)
+        if isinstance(getattr(module, "num_embeddings", None), int)
+        and module not in own
+        and embedding not in module.modules()  # wrappers tell what is inside of them
     }
 
 

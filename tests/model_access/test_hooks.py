@@ -278,10 +278,11 @@ def test_hooks_of_the_user_that_come_first_change_the_ids() -> None:
     """Ours are in front, so that theirs see all of a patch's tokens, and what they make of them counts."""
     model: Any = Toy().train()
     model.embed.register_forward_pre_hook(lambda module, args: (args[0] * 0 + 7,))
-    ModelHooks(model).attach()
-    torch.testing.assert_close(
-        embeddings(model, make_batch()), model.embed.weight[7].expand(B, P, D).contiguous()
-    )
+    hooks, batch = ModelHooks(model), make_batch()
+    hooks.attach()
+    expected = model.embed.weight[7].expand(B, P, D).contiguous()
+    torch.testing.assert_close(embeddings(model, batch), expected)
+    hooks.check_forward(batch)
 
 
 def test_detach_leaves_nothing() -> None:

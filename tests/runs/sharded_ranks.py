@@ -126,11 +126,13 @@ def trainer_of(case: str, corpus: Path, optimizer: Any, **changes: Any) -> Train
     """An unstarted trainer of ``mode / model / algorithm``."""
     mode, model, algorithm = case.split(" / ")
     rows = make_rows(24, 16) if model.startswith("llama") else make_padded_rows(24, 16)
+    made = MODELS[model](corpus)
+    watch_embedding(made)
     arguments = parallelism(mode)  # first: it says which FSDP this is
     return make_trainer(
         rows,
         [PatchLevel(**ALGORITHMS[algorithm])],
-        model=MODELS[model](corpus),
+        model=made,
         max_duration="6ba",
         batch=GLOBAL_BATCH // dist.get_world_size(),
         device_train_microbatch_size=1,
@@ -139,6 +141,16 @@ def trainer_of(case: str, corpus: Path, optimizer: Any, **changes: Any) -> Train
         **arguments,
         **changes,
     )
+
+
+EMBEDDED: set[int] = set()
+
+
+def watch_embedding(model: Any) -> None:
+    """Notes what a hook of the user's sees that was there before the model is wrapped, as NEFTune's."""
+    EMBEDDED.clear()
+    embedding = model.model.get_input_embeddings()
+    embedding.register_forward_hook(lambda module, args, output: EMBEDDED.add(output.dim()))
 
 
 def sums_gradients(mode: str) -> bool:
@@ -173,7 +185,7 @@ def fitted(case: str, corpus: Path) -> dict[str, Any]:
     found = units(trainer.state.model)
     trainer.fit()
     trainer.close()
-    return logged(trainer) | found
+    return logged(trainer) | found | {"dimensions": sorted(EMBEDDED)}
 
 
 def counted(trainer: Trainer, history: Path) -> dict[str, Any]:

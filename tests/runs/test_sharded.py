@@ -101,6 +101,7 @@ def check_equal(case: str, results: Results) -> None:
     assert (sharded["fsdp1 units"] > 0) == case.startswith("fsdp1")
     assert (sharded["checkpointed"] > 0) == ("checkpointing" in case or "reentrant" in case)
     assert plain["sharded tensors"] == plain["fsdp1 units"] == plain["checkpointed"] == 0
+    assert sharded["dimensions"] == plain["dimensions"] == [3], "hooks of the user see no patches"
     # llm-foundry shards MPT's embedding as a unit of its own; Llama's belongs to the root unless asked for.
     assert sharded["own embedding"] == float("mpt" in case or "own embedding" in case)
 
