@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 import torch
 from composer import Trainer
 from composer.core import Callback, Evaluator, State
 from composer.loggers import InMemoryLogger, Logger
+from moto.server import ThreadedMotoServer
 from torch.utils.data import DataLoader
 
 from patch_algorithm import PatchLevel
@@ -248,3 +251,40 @@ def test_from_a_yaml(corpus: Path, tmp_path: Path) -> None:
     for name in ("loss/train/total", "metrics/eval/LanguageCrossEntropy", "time/batch"):
         assert [y for _, y in history.series(name)][:6] == metrics(trainer, name)[:6], name
     assert asdict(history.evals[-1].at) == asdict(history.steps[-1].at)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of an object store on this machine."""
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=settings["S3_ENDPOINT_URL"]).create_bucket(Bucket="runs")
+    yield "s3://runs"
+    server.stop()
+
+
+@pytest.mark.slow
+def test_object_stores(bucket: str) -> None:
+    folder = f"{bucket}/checkpoints/{{run_name}}"
+    recorded(
+        HistoryLogger(), max_duration="6ba", run_name="r", save_folder=folder, save_interval="3ba"
+    ).close()
+    place = f"{bucket}/checkpoints/r/history.jsonl"
+    assert [line.at.step for line in read(place).steps] == [1, 2, 3, 4, 5, 6]
+    # On another machine, which has nothing of the first one's but the object store, and uploads by itself.
+    checkpoint = f"{bucket}/checkpoints/r/ep0-ba3-rank0.pt"
+    again = HistoryLogger(f"{folder}/history.jsonl")
+    recorded(again, run_name="r", load_path=checkpoint).close()
+    history = read(place)
+    assert history.starts == [0, 3]
+    assert [line.at.step for line in history.steps] == list(range(1, 9))
+    assert [line.at.step for line in history.evals] == [2, 4, 6, 8]
