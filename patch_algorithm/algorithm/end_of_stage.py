@@ -33,7 +33,8 @@ class EndOfStage:
         self._saves = saves
         self._evaluates = evaluates
         self._own_intervals: list[tuple[Any, str, _Interval]] = []
-        self._due: set[int] = set()  # places in the list above
+        # By place in the list above: where it was acted on, or None while that is still to come.
+        self._due: dict[int, tuple[int, Event] | None] = {}
         self._state: ref[State] | None = None
 
     def attach(self, state: State) -> None:
@@ -50,7 +51,7 @@ class EndOfStage:
         for owner, name, interval in self._own_intervals:
             setattr(owner, name, interval)
         self._own_intervals = []
-        self._due = set()
+        self._due = {}
 
     def request(self, state: State) -> None:
         """Asks for a checkpoint and an evaluation at the next event that has them.
@@ -64,7 +65,7 @@ class EndOfStage:
             # Savers and evaluators see to the end of a run themselves.
             evaluates = name == "eval_interval"
             if not ends and not (evaluates and not _is_switched_on(interval, state)):
-                self._due.add(place)
+                self._due[place] = None
 
     def _wrap(self, name: str, owners: Iterable[Any]) -> None:
         for owner in owners:
@@ -81,8 +82,12 @@ class EndOfStage:
             # An epoch that ends with the stage has an event of its own yet to come.
             if not own and event == Event.BATCH_END and _acts_at_end_of_epoch(interval, state):
                 return False
-            self._due.discard(place)
-            return True
+            # Not only the owner asks: Composer's EMA does before a saver saves, and must hear the same.
+            here = int(state.timestamp.batch.value), event
+            first = self._due[place] is None
+            if first:
+                self._due[place] = here
+            return own or first or self._due[place] == here
 
         return due
 
