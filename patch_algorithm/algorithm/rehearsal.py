@@ -145,20 +145,20 @@ def _optimizer_memory(optimizers: Any) -> list[Tensor]:
     """What the optimizers will take at the first step and have not taken yet."""
     taken: list[Tensor] = []
     for optimizer in optimizers or ():
-        copies = 0 if optimizer.state else _states_per_parameter(optimizer)
         for group in optimizer.param_groups:
+            copies = 0 if optimizer.state else _states_per_parameter(optimizer, group)
             for parameter in group["params"]:
                 if parameter.requires_grad:
                     taken += [torch.empty_like(parameter, requires_grad=False) for _ in range(copies)]
     return taken
 
 
-def _states_per_parameter(optimizer: Optimizer) -> int:
-    """How many tensors of a parameter's size an optimizer keeps: found out on one number."""
+def _states_per_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> int:
+    """How many tensors of a parameter's size an optimizer keeps in a group: found out on a small one."""
     shape = (2, 3)
     probe = nn.Parameter(torch.zeros(shape))
     probe.grad = torch.zeros(shape)
-    settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    settings = {key: value for key, value in group.items() if key != "params"}
     try:
         trial = type(optimizer)([{**settings, "params": [probe]}])  # pyright: ignore[reportCallIssue]
         trial.step()

@@ -113,9 +113,12 @@ def _hollow_copy(model: ComposerModel) -> ComposerModel:
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(_zeros(parameter), parameter.requires_grad)
     for buffer in model.buffers():
-        memo[id(buffer)] = torch.zeros_like(buffer, device="cpu") if buffer.is_meta else buffer.detach().cpu()
+        values = torch.zeros_like(buffer, device="cpu") if buffer.is_meta else buffer.detach()
+        memo[id(buffer)] = values.to("cpu", copy=True)  # a forward may write to it
+    # Shared, not copied: large tokenizers, and configs, of which MPT's hold objects that refuse to be.
+    tokenizer = getattr(model, "tokenizer", None)
+    memo[id(tokenizer)] = tokenizer
     for module in model.modules():
-        # Shared, not copied: MPT's hold objects that refuse to be.
         config = getattr(module, "config", None)
         memo.setdefault(
             id(config), _in_plain_attention(config) if isinstance(module, PreTrainedModel) else config

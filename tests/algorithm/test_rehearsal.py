@@ -91,6 +91,19 @@ def test_it_takes_what_the_optimizer_will_take_at_its_first_step(monkeypatch: py
     assert adam - sgd == pytest.approx(2 * parameters, rel=0.01), "two moments"
 
 
+def test_it_takes_what_each_parameter_group_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_momentum_in_the_second_group(parameters: Any, lr: float) -> torch.optim.Optimizer:
+        first, *others = parameters
+        groups = [{"params": first, "momentum": 0.0}, {"params": others, "momentum": 0.9}]
+        return torch.optim.SGD(groups, lr=lr)
+
+    model = mpt()
+    _, *others = (p.numel() * p.element_size() for p in model.parameters())
+    plain = peaks(model, monkeypatch, MICROBATCH, optimizer=torch.optim.SGD)["rehearsal"]
+    some = peaks(mpt(), monkeypatch, MICROBATCH, optimizer=with_momentum_in_the_second_group)["rehearsal"]
+    assert some - plain == pytest.approx(sum(others), rel=0.01)
+
+
 def test_it_takes_nothing_where_the_optimizer_has_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a run that was resumed: that state is in memory already."""
     model = mpt()

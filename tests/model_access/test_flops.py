@@ -162,15 +162,29 @@ def test_weights_that_no_machine_could_hold_are_counted() -> None:
     assert flop_counter(model)(batch(1, 8)) == pytest.approx(expected, rel=1e-3)
 
 
+class Counting(nn.SiLU):
+    """Writes to a buffer in every forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(input)
+
+
 def test_the_model_and_the_random_state_are_left_alone() -> None:
     model = llama(attention_dropout=0.5)
     called: list[Any] = []
     model.model.register_forward_hook(lambda *_: called.append(_))
+    model.model.model.layers[0].mlp.act_fn = Counting()  # pyright: ignore
     before, random_state = traces(model), torch.get_rng_state()
     flop_counter(model)
     assert traces(model) == before
     assert torch.equal(torch.get_rng_state(), random_state)
     assert model.training
+    assert model.model.model.layers[0].mlp.act_fn.calls == 0  # pyright: ignore
     assert not called, "a hook of the user's ran"
     assert all(parameter.grad is None for parameter in model.parameters())
 
