@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.runs.sharded_ranks import RESUMED_FROM
+from tests.ranks import on_ranks
+from tests.runs.sharded import RESUMED_FROM
 from tests.runs.short import relative_difference
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.launcher
 
 Results = list[dict[str, dict[str, Any]]]
@@ -52,19 +48,9 @@ RESUMED = [
 """Not FSDP1 with full state dicts: torch's own code for it ends in a segmentation fault on CPUs."""
 
 
-def on_ranks(number: int, cases: list[str], corpus: Path, folder: Path) -> Results:
+def sharded(number: int, cases: list[str], corpus: Path, folder: Path) -> Results:
     """What each rank wrote down."""
-    command = [str(Path(sys.executable).with_name("composer")), "-n", str(number)]
-    command += ["--stdout", str(folder / "rank{rank}.out"), "--stderr", str(folder / "rank{rank}.err")]
-    command += ["-m", "tests.runs.sharded_ranks", str(folder / "results.json"), str(corpus), *cases]
-    # What a test before this one has said about its own single process must not reach the launcher.
-    own = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
-    env = {name: value for name, value in os.environ.items() if name not in own}
-    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
-    errors = "".join(file.read_text()[-3000:] for file in sorted(folder.glob("rank*.err")))
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{errors}"
-    return [json.loads((folder / f"results.rank{rank}").read_text()) for rank in range(number)]
+    return on_ranks(number, "tests.runs.sharded", folder, str(corpus), *cases, timeout=1800)
 
 
 def in_data_parallel(case: str) -> str:
@@ -76,12 +62,12 @@ def in_data_parallel(case: str) -> str:
 def results(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     plain = sorted({in_data_parallel(case) for case in FITTED + STOCK})
     cases = [f"fit: {case}" for case in plain + FITTED + STOCK]
-    return on_ranks(2, cases, corpus, tmp_path_factory.mktemp("ranks"))
+    return sharded(2, cases, corpus, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
 def resumed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return on_ranks(2, [f"resume: {case}" for case in RESUMED], corpus, tmp_path_factory.mktemp("resumed"))
+    return sharded(2, [f"resume: {case}" for case in RESUMED], corpus, tmp_path_factory.mktemp("resumed"))
 
 
 @pytest.mark.parametrize("case", FITTED + STOCK)
@@ -130,4 +116,4 @@ def test_hybrid_sharding_equals_data_parallel(corpus: Path, tmp_path_factory: py
     """Two replicas of two shards each: with fewer processes Composer's HYBRID_SHARD reduces nothing."""
     case = "fsdp1 hybrid / mpt / carry"
     cases = [f"fit: {name}" for name in (in_data_parallel(case), case)]
-    check_equal(case, on_ranks(4, cases, corpus, tmp_path_factory.mktemp("hybrid")))
+    check_equal(case, sharded(4, cases, corpus, tmp_path_factory.mktemp("hybrid")))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.ranks import on_ranks
 from tests.runs.short import relative_difference
 
-ROOT = Path(__file__).parents[2]
 DATA_PARALLEL = ["packed", "padded unevenly", "cut, in microbatches", "mds"]
 SHARDED = ["fsdp, tied mpt", "fsdp, llama"]
 Logged = dict[str, dict[str, list[float]]]
@@ -22,26 +18,8 @@ pytestmark = pytest.mark.launcher
 
 def on_two_ranks(cases: list[str], corpus: Path, folder: Path) -> list[Logged]:
     """What each rank logged."""
-    command = [str(Path(sys.executable).with_name("composer")), "-n", "2"]
-    command += ["--stdout", str(folder / "rank{rank}.out"), "--stderr", str(folder / "rank{rank}.err")]
-    command += ["-m", "tests.runs.ranks", str(folder / "logged.json"), str(corpus), *cases]
-    # FSDP2 needs no GPU; runs without an fsdp_config do not look at this. What a test before this one
-    # has said about its own single process must not reach the launcher.
-    ranks = (
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_RANK",
-        "LOCAL_WORLD_SIZE",
-        "NODE_RANK",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-    )
-    env = {name: value for name, value in os.environ.items() if name not in ranks}
-    env |= {"FSDP_VERSION": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
-    errors = "".join(file.read_text()[-3000:] for file in sorted(folder.glob("rank*.err")))
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{errors}"
-    return [json.loads((folder / f"logged.rank{rank}").read_text()) for rank in (0, 1)]
+    # FSDP2 needs no GPU; runs without an fsdp_config do not look at this.
+    return on_ranks(2, "tests.runs.data_parallel", folder, str(corpus), *cases, FSDP_VERSION="2")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +29,7 @@ def ranks(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Logged
 
 @pytest.mark.parametrize("case", DATA_PARALLEL + SHARDED)
 def test_two_ranks_equal_one(case: str, ranks: list[Logged], corpus: Path) -> None:
-    from tests.runs.ranks import run_cases
+    from tests.runs.data_parallel import run_cases
 
     one = run_cases([case], corpus)[case]
     two = ranks[0][case]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.ranks import run_cases
+from tests.runs.data_parallel import run_cases
 from tests.runs.short import relative_difference
 from tests.runs.test_two_ranks import check_costs, on_two_ranks
 

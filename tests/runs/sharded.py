@@ -1,12 +1,11 @@
 """Trains small models in every way that Composer shards them, on however many ranks there are.
 
-Started by the launcher as ``python -m tests.runs.sharded_ranks OUTPUT CORPUS CASE...``. Composer's first
+Started by the launcher as ``python -m tests.runs.sharded OUTPUT CORPUS CASE...``. Composer's first
 FSDP asks for the current CUDA device; here, in this process of the tests alone, the answer is the CPU.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -29,6 +28,7 @@ from patch_algorithm import PatchLevel
 from patch_algorithm.monitoring import HistoryLogger, PatchMonitor, StageReport
 from patch_algorithm.monitoring.history import read
 from patch_algorithm.monitoring.stage_recorder import StageRecorder
+from tests.ranks import write_down
 from tests.runs.families import plain_model
 from tests.runs.short import make_model, make_padded_rows, make_rows, make_trainer
 from tests.support import VOCABULARY, metrics
@@ -227,7 +227,7 @@ def resumed(case: str, corpus: Path) -> dict[str, Any]:
     return results
 
 
-def run_cases(names: list[str], corpus: Path, output: Path) -> None:
+def run_cases(names: list[str], corpus: Path, output: str) -> None:
     """Writes down what each case logged, by name; a case that fails leaves its error."""
     results: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -236,7 +236,7 @@ def run_cases(names: list[str], corpus: Path, output: Path) -> None:
             results[name] = {"fit": fitted, "resume": resumed}[action](case, corpus)
         except Exception:
             results[name] = {"error": traceback.format_exc()}
-        output.with_suffix(f".rank{dist.get_global_rank()}").write_text(json.dumps(results))
+        write_down(output, results)
 
 
 if __name__ == "__main__":
@@ -244,4 +244,4 @@ if __name__ == "__main__":
         cpu: Any = lambda: torch.device("cpu")  # noqa: E731
         torch.cuda.current_device = cpu
     dist.initialize_dist("cpu")  # llm-foundry asks for it while it builds the first model
-    run_cases(sys.argv[3:], Path(sys.argv[2]), Path(sys.argv[1]))
+    run_cases(sys.argv[3:], Path(sys.argv[2]), sys.argv[1])

@@ -1,12 +1,11 @@
 """Trains the named cases on however many ranks there are, and writes down what they logged.
 
-Started by the launcher as ``python -m tests.runs.ranks OUTPUT CORPUS CASE...``, and called by the tests
-in their own process for one rank.
+Started by the launcher as ``python -m tests.runs.data_parallel OUTPUT CORPUS CASE...``, and called by
+the tests in their own process for one rank.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from composer.utils import dist
 from patch_algorithm import PatchLevel
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from patch_algorithm.monitoring.stage_recorder import StageRecorder
+from tests.ranks import write_down
 from tests.runs.short import Row, make_model, make_padded_rows, make_rows, run
 from tests.support import config, metrics, mpt, train
 
@@ -114,5 +114,4 @@ def run_cases(names: list[str], corpus: Path) -> dict[str, dict[str, list[float]
 
 
 if __name__ == "__main__":
-    results = run_cases(sys.argv[3:], Path(sys.argv[2]))
-    Path(sys.argv[1]).with_suffix(f".rank{dist.get_global_rank()}").write_text(json.dumps(results))
+    write_down(sys.argv[1], run_cases(sys.argv[3:], Path(sys.argv[2])))
