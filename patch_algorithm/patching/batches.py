@@ -140,33 +140,46 @@ def fold_batch(
     mask_BT: Tensor | None = batch.get("attention_mask")
     missing = -T % K if mask_BT is not None else 0
     folded = {key: value for key, value in batch.items() if key not in _FOLDED_KEYS}
-    ids_BPK = fold_rows(F.pad(batch["input_ids"], (0, missing), value=0), K)
-    labels_BT = F.pad(batch["labels"], (0, missing), value=IGNORE_INDEX)
+    ids_BPK = fold_rows(_padded(batch["input_ids"], missing, 0), K)
+    labels_BT = _padded(batch["labels"], missing, IGNORE_INDEX)
     targets_BPK = _targets(labels_BT, k, patch_inputs, patch_targets)
-    folded["input_ids"] = ids_BPK[:, :, 0].contiguous()
-    documents_BT = documents_of(batch, document_keys)
-    mask_BPK = None
-    if documents_BT is not None:
-        documents = fold_documents(fold_rows(F.pad(documents_BT, (0, missing), value=-1), K))
-        mask_BPK = documents.mask_BPK
-        if "sequence_id" in document_keys and "sequence_id" in batch:
-            folded["sequence_id"] = documents.documents_BP
-        if "position_ids" in document_keys and "position_ids" in batch:
-            folded["position_ids"] = positions_in_documents(documents.documents_BP)
-    elif mask_BT is not None:
-        mask_BPK = fold_rows(F.pad(mask_BT, (0, missing), value=0), K)
+    mask_BPK, of_documents = _fold_masks(batch, document_keys, K, missing)
+    folded |= of_documents
     if mask_BPK is not None:
         folded[PATCH_MASK] = mask_BPK
     if mask_BPK is not None and mask_BT is not None:
         mask_BP = mask_BPK.to(mask_BT.dtype).amax(dim=-1)
         targets_BPK = targets_BPK.masked_fill(~mask_BP.bool()[..., None], IGNORE_INDEX)
         folded["attention_mask"] = mask_BP
+    folded["input_ids"] = ids_BPK[:, :, 0].contiguous()
     folded[PATCH_IDS] = ids_BPK
     folded[PATCH_TARGETS] = targets_BPK
     if _TOTAL not in batch:
         folded[_TOTAL] = _real_tokens(batch["input_ids"], mask_BT)
     folded[_SCORED] = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
     return folded
+
+
+def _padded(rows_BT: Tensor, missing: int, value: int) -> Tensor:
+    """Rows with ``missing`` values on the right; the rows themselves where none is, since a pad copies."""
+    return F.pad(rows_BT, (0, missing), value=value) if missing else rows_BT
+
+
+def _fold_masks(
+    batch: Mapping[str, Any], document_keys: Collection[str], K: int, missing: int
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Which tokens each patch reads, ``[B, P, K]`` (``None``: all), and the patches' documents by key."""
+    documents_BT = documents_of(batch, document_keys)
+    if documents_BT is None:
+        mask_BT: Tensor | None = batch.get("attention_mask")
+        return None if mask_BT is None else fold_rows(_padded(mask_BT, missing, 0), K), {}
+    documents = fold_documents(fold_rows(_padded(documents_BT, missing, -1), K))
+    of_documents = {}
+    if "sequence_id" in document_keys and "sequence_id" in batch:
+        of_documents["sequence_id"] = documents.documents_BP
+    if "position_ids" in document_keys and "position_ids" in batch:
+        of_documents["position_ids"] = positions_in_documents(documents.documents_BP)
+    return documents.mask_BPK, of_documents
 
 
 def _targets(labels_BT: Tensor, k: int, patch_inputs: bool, patch_targets: bool) -> Tensor:
