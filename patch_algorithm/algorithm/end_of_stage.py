@@ -38,9 +38,7 @@ class EndOfStage:
         self._state: ref[State] | None = None
 
     def attach(self, state: State) -> None:
-        """Wraps the intervals; does nothing if they are wrapped."""
-        if self._own_intervals:
-            return
+        """Wraps the intervals that are not wrapped yet: after a fit that broke off the others still are."""
         if self._saves:
             self._wrap("save_interval", (c for c in state.callbacks if isinstance(c, CheckpointSaver)))
         if self._evaluates:
@@ -68,9 +66,10 @@ class EndOfStage:
                 self._due[place] = None
 
     def _wrap(self, name: str, owners: Iterable[Any]) -> None:
+        wrapped = {id(owner) for owner, of, _ in self._own_intervals if of == name}
         for owner in owners:
             interval = getattr(owner, name)
-            if callable(interval):
+            if callable(interval) and id(owner) not in wrapped:
                 setattr(owner, name, self._or_at_end_of_stage(len(self._own_intervals), interval))
                 self._own_intervals.append((owner, name, interval))
 

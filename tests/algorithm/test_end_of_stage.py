@@ -215,3 +215,23 @@ def test_an_evaluator_of_a_fit_that_broke_off_serves_the_next_trainer_as_a_new_o
 
     assert evaluated(used) == evaluated(evaluator(eval_interval="4ba")) == [("eval", 4), ("eval", 5)]
     assert evaluated(used, PatchLevel(k=4, ratio="3ba")) == [("eval", n) for n in (3, 4, 5)]
+
+
+def test_evaluators_given_to_the_fit_after_one_that_broke_off_evaluate_at_the_switch() -> None:
+    class Stop(Callback):
+        def batch_start(self, state: State, logger: Logger) -> None:
+            if state.timestamp.batch == 1 and not broken:
+                broken.append(True)
+                raise KeyboardInterrupt
+
+    broken: list[bool] = []
+    said, first, second = Said(), evaluator(eval_interval="50ba"), evaluator(eval_interval="50ba")
+    own = first.eval_interval, second.eval_interval
+    trainer = make_trainer(
+        ROWS, [PatchLevel(k=4, ratio="4ba")], eval_dataloader=first, callbacks=[Stop(), said]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    trainer.fit(eval_dataloader=second)
+    assert said.evaluated == [("eval", 4), ("eval", 8)]
+    assert (first.eval_interval, second.eval_interval) == own
