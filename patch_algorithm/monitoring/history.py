@@ -263,7 +263,7 @@ def read(path: str | os.PathLike[str]) -> History:
 
 
 def _read(texts: Iterable[str], name: str) -> History:
-    history = History()
+    history, text = History(), ""
     for text in texts:
         try:
             values = json.loads(text)
@@ -271,8 +271,11 @@ def _read(texts: Iterable[str], name: str) -> History:
             continue  # a process was killed while it wrote this line
         try:
             _take(history, values)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{name} is no history: a line of it is {text[:80]!r} ({error!r}).") from error
+    # A run that was killed in its first line leaves the beginning of an object.
+    if text and history == History() and not text.startswith("{"):
+        raise ValueError(f"{name} is no history: none of its lines is one, such as {text[:80]!r}.")
     return history
 
 

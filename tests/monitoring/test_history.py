@@ -206,8 +206,13 @@ def test_what_is_no_history(tmp_path: Path) -> None:
     path.write_text('{"loss": 5}\n')
     with pytest.raises(ValueError, match=r"history\.jsonl is no history: a line of it is .*loss"):
         read(path)
-    path.write_text("")
-    assert read(path) == History()
+    for text in ("# Notes\nof a run\n", "5\n", "null\n", '"kind"\n'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"history\.jsonl is no history"):
+            read(path)
+    for text in ("", '{"kind": "sta'):  # of a run that has logged nothing yet
+        path.write_text(text)
+        assert read(path) == History()
 
 
 @pytest.mark.parametrize("path", ["", "  ", 5])
