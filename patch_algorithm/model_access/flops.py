@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -98,13 +99,27 @@ def _coefficients(model: ComposerModel) -> tuple[float, float]:
     scale = min(1.0, (context_length(model) or _LENGTHS[-1]) / _LENGTHS[-1])
     short, middle, long = (max(int(P * scale), 1 + i) for i, P in enumerate(_LENGTHS))
     hollow = _hollow_copy(model)
-    counted = {P: _counted(hollow, P) for P in (short, middle, long)}
+    with _gradients_aside(model):
+        counted = {P: _counted(hollow, P) for P in (short, middle, long)}
     quadratic = (counted[middle] / middle - counted[short] / short) / (middle - short)
     linear = counted[short] / short - quadratic * short
     predicted = linear * long + quadratic * long * long
     if counted[short] == 0 or abs(predicted / counted[long] - 1) > _TOLERANCE:
         raise ValueError(f"rows of {short}, {middle} and {long} positions do not follow a P + b P^2")
     return linear, quadratic
+
+
+@contextmanager
+def _gradients_aside(model: ComposerModel) -> Iterator[None]:
+    # A forward that was replaced by a function is shared by copies: it runs the model's own weights.
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in gradients:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def _hollow_copy(model: ComposerModel) -> ComposerModel:

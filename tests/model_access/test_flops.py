@@ -189,6 +189,20 @@ def test_the_model_and_the_random_state_are_left_alone() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_forward_that_copies_share_leaves_no_gradients() -> None:
+    """Such as a wrapper's that was put in place of the method."""
+    model = llama()
+    usual = flop_counter(model)({"input_ids": torch.zeros(1, 32, dtype=torch.long)})
+    inner, kept = model.model.forward, torch.ones(V, model.model.config.hidden_size)
+    model.model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    model.model.get_input_embeddings().weight.grad = kept
+    assert flop_counter(model)({"input_ids": torch.zeros(1, 32, dtype=torch.long)}) == usual
+    left = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert len(left) == 1
+    assert left[0] is kept
+    assert bool((kept == 1).all())
+
+
 class Unwilling(nn.Module):
     """Stands for GPU kernels."""
 
