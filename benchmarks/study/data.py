@@ -103,9 +103,10 @@ def load_corpus(folder: Path) -> Corpus:
 
 
 def _prepare(folder: Path, first: Sequence[str], sources: tuple[Any, ...], documents: list[Any]) -> None:
-    from patch_algorithm.data.conversion import convert
     from patch_algorithm.data.options import Conversion
     from patch_algorithm.data.writing import train_tokenizer
+
+    from patch_algorithm.data.conversion import convert
 
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
