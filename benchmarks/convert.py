@@ -52,9 +52,9 @@ def bare(jsonl: Path, tokenizer: str, workers: int, out: Path) -> Callable[[], N
 
 def ours(jsonl: Path, tokenizer: str, workers: int, out: Path) -> Callable[[], None]:
     """`patch-level data convert`, less what it takes to import and to load the tokenizer, as on all sides."""
-    from patch_algorithm.data.conversion import convert
-    from patch_algorithm.data.encoding import load_tokenizer
-    from patch_algorithm.data.options import Conversion
+    from patch_algorithm.data.conversion.conversion import convert
+    from patch_algorithm.data.conversion.options import Conversion
+    from patch_algorithm.data.tokens.encoding import load_tokenizer
 
     options = Conversion(
         sources=(str(jsonl),),
@@ -152,12 +152,12 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[list[str], str]:
     if args.jsonl:
         texts = read_texts(Path(args.jsonl))
     else:
-        from patch_algorithm.data.gather import gather
+        from patch_algorithm.data.corpus.gather import gather
 
         texts = gather(("stdlib", "torch", "transformers", "numpy", "sympy", "networkx"), args.megabytes)
     if args.tokenizer:
         return texts, args.tokenizer
-    from patch_algorithm.data.writing import train_tokenizer
+    from patch_algorithm.data.corpus.tokenizer import train_tokenizer
 
     train_tokenizer(texts, 32_000, folder / "tokenizer")
     return texts, str(folder / "tokenizer")

@@ -71,8 +71,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="where to write the report")
     args = parser.parse_args()
-    from patch_algorithm.data.gather import gather
-    from patch_algorithm.data.writing import train_tokenizer
+    from patch_algorithm.data.corpus.gather import gather
+    from patch_algorithm.data.corpus.tokenizer import train_tokenizer
 
     texts = gather(("stdlib", "torch", "transformers", "numpy"), 30.0)
     notes = []

@@ -28,8 +28,8 @@ from trainer_step import NEVER, StepTimer, loader, trainer
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.data.dataset_info import DatasetInfo, StreamInfo, TokenizerInfo
-from patch_algorithm.data.encoding import fingerprint
+from patch_algorithm.data.dataset.description import DatasetInfo, StreamInfo, TokenizerInfo
+from patch_algorithm.data.tokens.encoding import fingerprint
 
 QUICKSTART = Path(__file__).parents[1] / "yamls" / "quickstart.yaml"
 

@@ -132,7 +132,7 @@ def prepare(cfg: DictConfig) -> Path | None:
     """Prepares the data that a configuration asks for under ``variables``.
 
     Today that is the built-in corpus, ``variables.builtin_corpus``; see
-    :class:`patch_algorithm.data.builtin.BuiltinCorpus` for its keys.
+    :class:`patch_algorithm.data.corpus.BuiltinCorpus` for its keys.
 
     Args:
         cfg: The merged configuration of the run.
@@ -151,6 +151,6 @@ def prepare(cfg: DictConfig) -> Path | None:
         raise ValueError(f"variables.builtin_corpus cannot be resolved: {error}") from error
     if asked is None:
         return None
-    from patch_algorithm.data.builtin import BuiltinCorpus, prepare_builtin_corpus
+    from patch_algorithm.data.corpus import BuiltinCorpus, prepare_builtin_corpus
 
     return prepare_builtin_corpus(BuiltinCorpus.from_variables(asked))

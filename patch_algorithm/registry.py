@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from patch_algorithm.algorithm import PatchLevel
-    from patch_algorithm.data.builtin import builtin_corpus_tokenizer
+    from patch_algorithm.data.corpus import builtin_corpus_tokenizer
     from patch_algorithm.data.loader import build_pile_dataloader
     from patch_algorithm.monitoring import HistoryLogger, PatchMonitor, StageReport
     from patch_algorithm.optim import PerStageScheduler, WarmupStableDecay, adamw
@@ -37,7 +37,7 @@ _HOMES = {
     "WarmupStableDecay": "patch_algorithm.optim",
     "adamw": "patch_algorithm.optim",
     "build_pile_dataloader": "patch_algorithm.data.loader",
-    "builtin_corpus_tokenizer": "patch_algorithm.data.builtin",
+    "builtin_corpus_tokenizer": "patch_algorithm.data.corpus",
 }
 
 

@@ -70,9 +70,10 @@ def prepare_files(train: Sequence[str], held_out: Sequence[str], folder: Path) -
 def prepare_builtin(folder: Path, megabytes: float = BUILTIN_MEGABYTES) -> Corpus:
     """Prepares a corpus from the text of the running installation, unless it is there already."""
     if not (folder / "corpus.json").exists():
-        from patch_algorithm.data.documents import held_out
-        from patch_algorithm.data.gather import gather
-        from patch_algorithm.data.sources import BUILTIN, TextSource
+        from patch_algorithm.data.conversion.documents import held_out
+        from patch_algorithm.data.corpus.gather import gather
+        from patch_algorithm.data.readers import TextSource
+        from patch_algorithm.data.readers.find import BUILTIN
 
         texts = gather(_BUILTIN_PACKAGES, megabytes)
         apart = [held_out(text.encode(), _BUILTIN_HELD_OUT) for text in texts]
@@ -103,9 +104,8 @@ def load_corpus(folder: Path) -> Corpus:
 
 
 def _prepare(folder: Path, first: Sequence[str], sources: tuple[Any, ...], documents: list[Any]) -> None:
-    from patch_algorithm.data.conversion import convert
-    from patch_algorithm.data.options import Conversion
-    from patch_algorithm.data.writing import train_tokenizer
+    from patch_algorithm.data.conversion import Conversion, convert
+    from patch_algorithm.data.corpus.tokenizer import train_tokenizer
 
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)

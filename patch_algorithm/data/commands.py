@@ -126,9 +126,9 @@ def convert(
         asked[name] = asked[name].value if asked[name] is not None else None
     del asked["dry_run"], asked["report"]
     with _errors_told("convert"):
-        from patch_algorithm.data.conversion import convert as convert_data
-        from patch_algorithm.data.estimation import estimate
-        from patch_algorithm.data.options import Conversion
+        from patch_algorithm.data.conversion.conversion import convert as convert_data
+        from patch_algorithm.data.conversion.estimation import estimate
+        from patch_algorithm.data.conversion.options import Conversion
 
         options = Conversion(**asked)
         if report is not None and (report.is_dir() or not report.parent.is_dir()):
@@ -148,7 +148,7 @@ def info(
 ) -> None:
     """Show what a dataset holds, and check its shards against their hashes."""
     with _errors_told("info"):
-        from patch_algorithm.data.inspection import inspect_dataset
+        from patch_algorithm.data.dataset.inspection import inspect_dataset
 
         found = inspect_dataset(folder)
         typer.echo(str(found))
@@ -167,7 +167,7 @@ def cat(
 ) -> None:
     """Show a row as text."""
     with _errors_told("cat"):
-        from patch_algorithm.data.inspection import row_text
+        from patch_algorithm.data.dataset.inspection import row_text
 
         typer.echo(row_text(folder, row, split, component))
 

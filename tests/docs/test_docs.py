@@ -150,7 +150,7 @@ def arguments(heading: str) -> dict[str, str]:
         ("The history: `history`", "patch_algorithm.monitoring", "HistoryLogger"),
         (
             "The built-in corpus: `variables.builtin_corpus`",
-            "patch_algorithm.data.builtin",
+            "patch_algorithm.data.corpus",
             "BuiltinCorpus",
         ),
     ],

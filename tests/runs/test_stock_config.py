@@ -178,5 +178,5 @@ def test_unchanged_through_the_command_line(corpus: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, said[-4000:]
     assert "patch stage, until 7ba" in said
     assert "at the switch positions per row grow from 32 to 128" in said
-    assert "the patch stage ends at batch 7" in said
+    assert "the patch stage ended at batch 7" in said
     assert "[batch=10/10]" in said

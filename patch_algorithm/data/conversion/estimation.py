@@ -1,0 +1,70 @@
+"""What a conversion would do, from a sample: ``patch-level data convert --dry-run``."""
+
+from __future__ import annotations
+
+import time
+
+from patch_algorithm.data.conversion.assembly import Totals
+from patch_algorithm.data.conversion.documents import TRAIN, VAL, BlockEncoder
+from patch_algorithm.data.conversion.options import Conversion
+from patch_algorithm.data.conversion.output import check_out
+from patch_algorithm.data.conversion.report import Estimate
+from patch_algorithm.data.conversion.workdir import ConversionError
+from patch_algorithm.data.readers.blocks import Block, Position, SourceDamage
+from patch_algorithm.data.readers.source import Reading, Source, total_size
+from patch_algorithm.data.tokens.encoding import load_tokenizer
+
+__all__ = ["estimate"]
+
+_SAMPLED_SOURCES = 16
+
+
+def estimate(options: Conversion) -> Estimate:
+    """Reads and encodes the beginning of some sources, and writes nothing.
+
+    Raises:
+        ValueError: As :func:`patch_algorithm.data.conversion.convert` before it begins, and at a bad
+            document of the sample if ``on_error`` is ``stop``.
+    """
+    check_out(options)
+    sources = options.find_sources()
+    tokenizer = load_tokenizer(options.tokenizer)
+    task = options.task(tokenizer)
+    encoder = BlockEncoder(task)
+    step = -(-len(sources) // _SAMPLED_SOURCES)
+    totals, sampled = Totals(), 0
+    started = time.monotonic()
+    for source in sources[::step]:
+        try:
+            block = _first_block(source, options.reading)
+        except SourceDamage as damage:
+            if task.stop:
+                raise ConversionError(f"{source.name}: {damage.reason} ({damage.detail}).") from damage
+            totals.add_counts({}, {damage.reason: 1})
+            continue
+        result = encoder.encode(block)
+        if result.error is not None:
+            number, reason, detail = result.error
+            raise ConversionError(f"{source.name}, {source.place} {number}: {reason} ({detail}).")
+        totals.add_counts(result.counts, result.skipped)
+        sampled += block.read_bytes
+    row_tokens = {TRAIN: options.row_tokens, VAL: options.val_row_tokens}
+    if not options.val_fraction:
+        del row_tokens[VAL]
+    return Estimate(
+        sources=len(sources),
+        size=total_size(sources),
+        sampled=sampled,
+        seconds=(time.monotonic() - started) / options.cores,
+        counts=totals.counts,
+        skipped=totals.skipped,
+        row_tokens=row_tokens,
+        token_bytes=2 if tokenizer.dtype == "uint16" else 4,
+    )
+
+
+def _first_block(source: Source, reading: Reading) -> Block:
+    block = next(iter(source.blocks(Position(), reading)), None)
+    if block is None:
+        raise SourceDamage("empty file", "it holds no documents")
+    return block

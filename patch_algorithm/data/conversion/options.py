@@ -1,0 +1,231 @@
+"""What a conversion is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from patch_algorithm.common.machine import usable_cores
+from patch_algorithm.data.conversion.documents import TRAIN, VAL, Task
+from patch_algorithm.data.conversion.packing import StreamPlan
+from patch_algorithm.data.dataset.remote import is_url
+from patch_algorithm.data.readers.find import find_sources
+from patch_algorithm.data.readers.source import Reading, Source
+from patch_algorithm.data.readers.texts import TextSource
+from patch_algorithm.data.tokens.encoding import TokenizerSpec
+
+__all__ = ["Conversion"]
+
+_PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What is to be converted, into what, and how.
+
+    Args:
+        sources: Files, folders, globs, ``builtin``, Hugging Face datasets; see
+            :func:`patch_algorithm.data.readers.find.find_sources`.
+        tokenizer: A tokenizer's folder or name.
+        out: The folder or URL of the dataset.
+        row_tokens: Tokens in a row of the train split.
+        val_row_tokens: Tokens in a row of the val split.
+        val_fraction: The share of documents that goes to the val split, by a hash of their text.
+        split_by_component: Whether each component gets a stream of its own.
+        text_field: The field or column of the text.
+        eos: Whether an EOS token ends each document.
+        bos: Whether a BOS token begins each document.
+        special_tokens: ``text`` encodes strings that look like special tokens as ordinary text.
+        compression: ``zstd`` compresses the shards.
+        on_error: ``stop`` at the first bad document, or ``skip`` and count bad documents.
+        overwrite: Whether a finished dataset at ``out``, or other unfinished work, is replaced.
+        workers: Processes, or blocks at work on a Ray cluster; 0 works in this process, ``None`` takes all
+            cores.
+        engine: ``local`` or ``ray``.
+        ray_address: The Ray cluster.
+        work_dir: Where unfinished work is kept; beside ``out`` by default, and in the current folder for
+            a URL.
+        hub_config: The configuration of Hugging Face datasets.
+        hub_split: The split of Hugging Face datasets.
+        builtin_megabytes: Text of the source ``builtin``, in millions of bytes.
+        block_bytes: Text that a worker gets at a time, in bytes.
+        unit_bytes: Text of a unit, in bytes.
+        longest_line: Longer lines, in bytes, are bad ones.
+        shard_bytes: Most bytes of a shard before compression.
+        progress: Whether progress bars are shown.
+
+    Raises:
+        ValueError: For values out of range.
+    """
+
+    sources: tuple[str | Source, ...]
+    tokenizer: str
+    out: str
+    row_tokens: int = 8192
+    val_row_tokens: int = 2048
+    val_fraction: float = 0.0
+    split_by_component: bool = False
+    text_field: str = "text"
+    eos: bool = True
+    bos: bool = False
+    special_tokens: Literal["text", "allow"] = "text"
+    compression: Literal["zstd"] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    overwrite: bool = False
+    workers: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = "auto"
+    work_dir: str | None = None
+    hub_config: str | None = None
+    hub_split: str = "train"
+    builtin_megabytes: float = 50.0
+    block_bytes: int = 2 * 2**20
+    unit_bytes: int = 16 * 2**20
+    longest_line: int = 200 * 10**6
+    shard_bytes: int = 64 * 2**20
+    progress: bool = field(default=True, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("--source: expected at least one file, folder, pattern or dataset.")
+        for name in ("row_tokens", "val_row_tokens"):
+            if getattr(self, name) < 2:
+                raise _bad(name, getattr(self, name), "a whole number of at least 2")
+        if not 0 <= self.val_fraction < 1:
+            raise _bad("val_fraction", self.val_fraction, "a number from 0 to below 1")
+        if self.workers is not None and self.workers < 0:
+            raise _bad("workers", self.workers, "a whole number of at least 0")
+        if not 0 < self.builtin_megabytes < float("inf"):
+            raise _bad("builtin_megabytes", self.builtin_megabytes, "a number above 0")
+        if not 0 < self.block_bytes <= self.unit_bytes:
+            raise _bad("unit_bytes", self.unit_bytes, f"at least block_bytes, {self.block_bytes}")
+        if self.longest_line <= self.block_bytes:
+            raise _bad("longest_line", self.longest_line, f"more than block_bytes, {self.block_bytes}")
+        choices = {
+            "special_tokens": ("text", "allow"),
+            "compression": (None, "zstd"),
+            "on_error": ("stop", "skip"),
+            "engine": ("local", "ray"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise _bad(name, getattr(self, name), " or ".join(str(choice) for choice in known))
+        if self.engine == "ray" and self.workers == 0:
+            raise _bad("workers", 0, "at least 1 on a Ray cluster")
+
+    @property
+    def reading(self) -> Reading:
+        """How sources are read."""
+        return Reading(self.text_field, self.block_bytes, self.longest_line)
+
+    @property
+    def out_folder(self) -> Path:
+        """Where the dataset shall lie on this machine: behind a link, what the link points to.
+
+        Raises:
+            ValueError: If links lead in a circle.
+        """
+        try:
+            return Path(self.out).resolve()
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"--out {self.out} cannot be found: {error}") from error
+
+    @property
+    def row_lengths(self) -> dict[str, int]:
+        """Tokens in a row of each split that there is."""
+        lengths = {TRAIN: self.row_tokens}
+        return lengths | {VAL: self.val_row_tokens} if self.val_fraction else lengths
+
+    @property
+    def work_folder(self) -> Path:
+        """Where unfinished work is kept."""
+        if self.work_dir is not None:
+            return Path(self.work_dir)
+        if is_url(self.out):
+            return Path(f".{self.out.rstrip('/').rpartition('/')[2]}.partial")
+        return self.out_folder.with_name(f".{self.out_folder.name}.partial")
+
+    def find_sources(self) -> list[Source]:
+        """The sources themselves."""
+        return find_sources(
+            self.sources,
+            hub_config=self.hub_config,
+            hub_split=self.hub_split,
+            builtin=lambda: _builtin(self.builtin_megabytes),
+        )
+
+    @property
+    def cores(self) -> int:
+        """How many things this machine does at a time."""
+        return usable_cores() if self.workers is None else max(1, self.workers)
+
+    def task(self, tokenizer: TokenizerSpec) -> Task:
+        """What is done with every block.
+
+        Raises:
+            ValueError: If the tokenizer lacks a token that is asked for, or a row of its tokens does not fit
+                into a shard.
+        """
+        for split, length in self.row_lengths.items():
+            try:
+                StreamPlan(split, length, tokenizer.dtype, self.compression, (), self.shard_bytes)
+            except ValueError as error:
+                option = "--row-tokens" if split == TRAIN else "--val-row-tokens"
+                raise ValueError(f"{option} is {length}: {error} Ask for shorter rows.") from error
+        return Task(
+            tokenizer.encoding(eos=self.eos, bos=self.bos, special_tokens=self.special_tokens),
+            self.text_field,
+            self.val_fraction,
+            self.split_by_component,
+            self.on_error == "stop",
+            self.longest_line,
+        )
+
+    def plan(self, sources: Sequence[Source], tokenizer: TokenizerSpec) -> dict[str, Any]:
+        """All that decides the bytes, but for what the sources hold, which the units keep watch of."""
+        kept = (
+            "row_tokens",
+            "val_row_tokens",
+            "val_fraction",
+            "split_by_component",
+            "text_field",
+            "eos",
+            "bos",
+            "special_tokens",
+            "compression",
+            "hub_config",
+            "hub_split",
+            "block_bytes",
+            "unit_bytes",
+            "longest_line",
+            "shard_bytes",
+        )
+        return {
+            "format": _PLAN_FORMAT,
+            "out": self.out if is_url(self.out) else self.out_folder.name,
+            "sources": [source.name for source in sources],
+            "tokenizer": tokenizer.fingerprint,
+            "eos_id": tokenizer.eos_id,
+            "bos_id": tokenizer.bos_id,
+            "dtype": tokenizer.dtype,
+            **{name: getattr(self, name) for name in kept},
+        }
+
+
+def _builtin(megabytes: float) -> Source:
+    from patch_algorithm.data.corpus.gather import gather, package_version
+    from patch_algorithm.data.corpus.prepare import BuiltinCorpus
+
+    packages = BuiltinCorpus.packages
+    return TextSource(
+        name="builtin",
+        load=lambda: gather(packages, megabytes),
+        version={"megabytes": megabytes, **{name: package_version(name) for name in packages}},
+        text_bytes=int(megabytes * 1e6),
+    )
+
+
+def _bad(option: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"--{option.replace('_', '-')} is {value!r}; expected {expected}.")

@@ -1,0 +1,162 @@
+"""What a conversion has done, and what one would do, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from patch_algorithm.data.conversion.documents import BadDocument, Counts
+from patch_algorithm.data.dataset.description import DatasetInfo
+
+__all__ = ["Estimate", "Report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion has done.
+
+    Attributes:
+        info: The dataset's own record.
+        out: Where it lies.
+        seconds: Wall time of the call that finished it.
+        encoded: What that call encoded; less than the dataset holds if it continued an earlier one.
+        examples: The first documents that were skipped, with their sources.
+    """
+
+    info: DatasetInfo
+    out: str
+    seconds: float
+    encoded: Counts = field(default_factory=Counts)
+    examples: Sequence[tuple[str, BadDocument]] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The dataset's record, with the times that are no part of it."""
+        run = {"out": self.out, "seconds": round(self.seconds, 3), **self.encoded._asdict()}
+        examples = [{"source": source, **bad._asdict()} for source, bad in self.examples]
+        return {**self.info.to_json(), "run": run, "skipped_examples": examples}
+
+    def __str__(self) -> str:
+        counts = {
+            (name, split): Counts(values.documents, values.bytes, values.tokens)
+            for name, splits in self.info.components.items()
+            for split, values in splits.items()
+        }
+        lines = [_table(counts), ""]
+        rows = [("stream", "rows", "tokens a row", "shards", "tokens", "left out")]
+        rows += [
+            (
+                stream.path,
+                f"{stream.rows:,}",
+                f"{stream.row_tokens:,}",
+                f"{stream.shards:,}",
+                f"{stream.tokens:,}",
+                f"{stream.tokens_left_out:,}",
+            )
+            for stream in self.info.streams
+        ]
+        lines += [_aligned(rows), ""]
+        lines += [_skipped(self.info.skipped)] if self.info.skipped else []
+        lines += [f"  {source}, {bad.number}: {bad.reason} ({bad.detail})" for source, bad in self.examples]
+        lines.append(f"{self.out}: finished in {self.seconds:.1f} s, {_speed(self.encoded, self.seconds)}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a conversion would do, from a sample.
+
+    Attributes:
+        sources: How many there are.
+        size: Bytes to read; ``None`` where nobody knows.
+        sampled: Bytes that were read for the sample.
+        seconds: Time the sample would take with all workers.
+        counts: What the sample holds, by (component, split).
+        skipped: Its bad documents by reason.
+        row_tokens: Tokens in a row of each split.
+        token_bytes: Bytes of a token.
+    """
+
+    sources: int
+    size: int | None
+    sampled: int
+    seconds: float
+    counts: Mapping[tuple[str, str], Counts]
+    skipped: Mapping[str, int]
+    row_tokens: Mapping[str, int]
+    token_bytes: int
+
+    @property
+    def scale(self) -> float | None:
+        """How many times the sample the whole is."""
+        return self.size / self.sampled if self.size is not None and self.sampled else None
+
+    def __str__(self) -> str:
+        lines = [f"Sample: {self.sampled:,} bytes of {self.sources:,} sources.", ""]
+        if self.scale is None:
+            lines += [_table(self.counts), "", "How much there is in all is not known."]
+        else:
+            whole = {
+                key: Counts(*(round(value * self.scale) for value in counts))
+                for key, counts in self.counts.items()
+            }
+            lines[0] = (
+                f"Estimate of the whole from a sample: {self.sampled:,} of {self.size:,} bytes of "
+                f"{self.sources:,} sources."
+            )
+            lines += [_table(whole), ""]
+            for split, length in self.row_tokens.items():
+                tokens = sum(counts.tokens for (_, name), counts in whole.items() if name == split)
+                lines.append(f"{split}: about {tokens // length:,} rows of {length:,} tokens")
+            output = sum(counts.tokens for counts in whole.values()) * self.token_bytes
+            lines.append(
+                f"about {output / 1e9:.2f} GB without compression, and as much again while it is made; "
+                f"about {_duration(self.seconds * self.scale)}"
+            )
+        lines += [_skipped(self.skipped) + " (in the sample)"] if self.skipped else []
+        return "\n".join([*lines, "Nothing was written."])
+
+
+def _table(counts: Mapping[tuple[str, str], Counts]) -> str:
+    rows = [("component", "split", "documents", "MB of text", "tokens", "bytes a token")]
+    total = Counts()
+    for (component, split), values in sorted(counts.items()):
+        rows.append((component, split, *_numbers(values)))
+        total = total.plus(values)
+    rows.append(("total", "", *_numbers(total)))
+    return _aligned(rows)
+
+
+def _numbers(counts: Counts) -> tuple[str, str, str, str]:
+    each = counts.bytes / counts.tokens if counts.tokens else 0.0
+    return f"{counts.documents:,}", f"{counts.bytes / 1e6:,.2f}", f"{counts.tokens:,}", f"{each:.2f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    # Names to the left, numbers to the right.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    names = [not any(cell[:1].isdigit() for cell in column[1:]) for column in zip(*rows, strict=True)]
+    names[0] = True
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if name else cell.rjust(width)
+            for cell, width, name in zip(row, widths, names, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _skipped(skipped: Mapping[str, int]) -> str:
+    return "skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in skipped.items())
+
+
+def _speed(counts: Counts, seconds: float) -> str:
+    if not counts.documents:
+        return "nothing was left to encode"
+    return f"{counts.bytes / seconds / 1e6:.2f} MB of text/s, {counts.tokens / seconds / 1e6:.3f} M tokens/s"
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -1,0 +1,28 @@
+"""A converted dataset: what it says of itself, whether it is whole, and what it holds."""
+
+from __future__ import annotations
+
+from patch_algorithm.data.dataset.description import (
+    DATASET_JSON,
+    ComponentCounts,
+    DatasetInfo,
+    ShardFault,
+    StreamInfo,
+    TokenizerInfo,
+    check_shards,
+)
+from patch_algorithm.data.dataset.inspection import Inspection, inspect_dataset, read_row, row_text
+
+__all__ = [
+    "DATASET_JSON",
+    "ComponentCounts",
+    "DatasetInfo",
+    "Inspection",
+    "ShardFault",
+    "StreamInfo",
+    "TokenizerInfo",
+    "check_shards",
+    "inspect_dataset",
+    "read_row",
+    "row_text",
+]

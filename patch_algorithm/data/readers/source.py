@@ -1,0 +1,85 @@
+"""What a source of documents is, and how sources are read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patch_algorithm.data.readers.blocks import Block, Position
+
+__all__ = ["COMPONENT", "FileSource", "Reading", "Source", "total_size"]
+
+COMPONENT = ("meta", "pile_set_name")
+"""Where a document names its component of the Pile."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read.
+
+    Attributes:
+        text_field: The field, or column, with the text.
+        block_bytes: Text of a block, in bytes.
+        longest_line: Lines longer than this, in bytes, are bad lines.
+    """
+
+    text_field: str = "text"
+    block_bytes: int = 2 * 2**20
+    longest_line: int = 200 * 10**6
+
+
+class Source(ABC):
+    """An ordered run of documents with a name.
+
+    Attributes:
+        name: As it is shown and recorded.
+        place: What its documents are counted in: lines, rows, documents.
+    """
+
+    name: str
+    place: str
+
+    @abstractmethod
+    def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
+        """Reads from a position to the end.
+
+        Raises:
+            SourceDamage: Where it cannot be read further.
+            OSError: If it cannot be opened.
+        """
+
+    @abstractmethod
+    def stamp(self) -> dict[str, Any]:
+        """What tells cheaply that the source has changed, fit for JSON."""
+
+    @abstractmethod
+    def size(self) -> int | None:
+        """Bytes to read, or ``None`` where nobody knows."""
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """A source that is one file of this machine."""
+
+    path: Path
+    name: str = ""
+    place: str = "line"
+
+    def stamp(self) -> dict[str, Any]:
+        """Size and time of the last change."""
+        status = self.path.stat()
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def size(self) -> int | None:
+        """Its size."""
+        return self.path.stat().st_size
+
+
+def total_size(sources: Sequence[Source]) -> int | None:
+    """Bytes to read of all sources, or ``None`` where nobody knows."""
+    sizes = [source.size() for source in sources]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None

@@ -1,0 +1,14 @@
+"""Text to token ids, exactly as the tokenizer has them. Knows no files."""
+
+from __future__ import annotations
+
+from patch_algorithm.data.tokens.encoding import (
+    Encoder,
+    EncodingSpec,
+    TokenizerSpec,
+    UncuttableText,
+    fingerprint,
+    load_tokenizer,
+)
+
+__all__ = ["Encoder", "EncodingSpec", "TokenizerSpec", "UncuttableText", "fingerprint", "load_tokenizer"]
