@@ -193,9 +193,9 @@ def test_a_forward_that_copies_share_leaves_no_gradients() -> None:
     """Such as a wrapper's that was put in place of the method."""
     model = llama()
     usual = flop_counter(model)({"input_ids": torch.zeros(1, 32, dtype=torch.long)})
-    inner, kept = model.model.forward, torch.ones(V, model.model.config.hidden_size)
+    inner, embedding = model.model.forward, model.model.get_input_embeddings().weight  # pyright: ignore
     model.model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
-    model.model.get_input_embeddings().weight.grad = kept
+    embedding.grad = kept = torch.ones_like(embedding)
     assert flop_counter(model)({"input_ids": torch.zeros(1, 32, dtype=torch.long)}) == usual
     left = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert len(left) == 1
