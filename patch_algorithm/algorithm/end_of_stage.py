@@ -15,6 +15,9 @@ __all__ = ["EndOfStage"]
 
 _Interval = Callable[[State, Event], Any]
 
+_EVENT_OF_EPOCH = {Event.BATCH_END: Event.EPOCH_END, Event.BATCH_CHECKPOINT: Event.EPOCH_CHECKPOINT}
+"""At the end of an epoch: what evaluators and savers are asked at after the event of the batch."""
+
 
 class EndOfStage:
     """Makes savers and evaluators act once more, at the end of a stage.
@@ -79,7 +82,7 @@ class EndOfStage:
             if place not in self._due or self._state is None or self._state() is not state:
                 return own
             # An epoch that ends with the stage has an event of its own yet to come.
-            if not own and event == Event.BATCH_END and _acts_at_end_of_epoch(interval, state):
+            if not own and _acts_at_end_of_epoch(interval, state, event):
                 return False
             # Not only the owner asks: Composer's EMA does before a saver saves, and must hear the same.
             here = int(state.timestamp.batch.value), event
@@ -96,6 +99,6 @@ def _is_switched_on(interval: _Interval, state: State) -> bool:
     return interval(at_end_of_run(state), Event.FIT_END)
 
 
-def _acts_at_end_of_epoch(interval: _Interval, state: State) -> bool:
-    later = at_end_of_epoch(state)
-    return later is not None and interval(later, Event.EPOCH_END)
+def _acts_at_end_of_epoch(interval: _Interval, state: State, event: Event) -> bool:
+    later, event_of_epoch = at_end_of_epoch(state), _EVENT_OF_EPOCH.get(event)
+    return later is not None and event_of_epoch is not None and interval(later, event_of_epoch)

@@ -235,3 +235,12 @@ def test_evaluators_given_to_the_fit_after_one_that_broke_off_evaluate_at_the_sw
     trainer.fit(eval_dataloader=second)
     assert said.evaluated == [("eval", 4), ("eval", 8)]
     assert (first.eval_interval, second.eval_interval) == own
+
+
+def test_a_saver_of_epochs_saves_under_the_name_that_it_has_without_us(tmp_path: Path) -> None:
+    def saved(folder: str, *algorithms: PatchLevel) -> list[str]:
+        run(ROWS, algorithms, max_duration="2ep", save_folder=str(tmp_path / folder), save_interval="1ep")
+        return sorted(path.name for path in (tmp_path / folder).glob("ep*"))
+
+    assert saved("patches", PatchLevel(k=4, ratio="1ep")) == saved("plain")
+    assert "ep0-ba5-rank0.pt" in saved("within", PatchLevel(k=4, ratio="5ba"))
