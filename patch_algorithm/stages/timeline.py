@@ -195,8 +195,10 @@ class Timeline:
         if not self._fractions:
             return None
         length = run_length(max_duration(state), dataloader_len(state))
-        if self._trainers_length is None:
-            return length
-        built_with = run_length(self._trainers_length, dataloader_len(state))
+        built_with = self._trainers_length
+        if built_with is not None and (batches := dataloader_len(state)) is not None:
+            built_with = in_batches(built_with, batches)
         # The longer of the two: fit(duration=...) may train a part of the run, or extend it.
-        return max(length, built_with) if length.unit == built_with.unit else length
+        if built_with is None or built_with.unit != length.unit:
+            return length
+        return max(length, Time(int(built_with.value), built_with.unit))

@@ -165,6 +165,13 @@ def test_a_fit_of_a_part_of_the_run_does_not_move_the_switch(built: Any, fitted:
     assert algorithm.switch_point == f"{switch}ba"
 
 
+def test_a_fit_in_batches_of_a_trainer_built_in_epochs_of_unknown_length() -> None:
+    algorithm = PatchLevel(k=4, ratio=0.5)
+    trainer = make_trainer(ROWS, [algorithm], max_duration="2ep", known_length=False)
+    trainer.fit(duration="6ba")
+    assert algorithm.switch_point == "3ba"
+
+
 def test_a_warning_shows_no_line_of_this_package() -> None:
     with pytest.warns(UserWarning, match="look here") as caught:
         warn("look here")
