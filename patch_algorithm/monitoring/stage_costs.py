@@ -156,6 +156,11 @@ class StageRecord:
             self.timed += step
 
     @property
+    def key(self) -> tuple[int, int, int]:
+        """What two records of one stage have in common."""
+        return self.index, self.k, self.tokens_per_position
+
+    @property
     def speed(self) -> Cost:
         """The steps that speeds are computed over: the timed ones, if there are any."""
         return self.timed if self.timed.steps else self.total

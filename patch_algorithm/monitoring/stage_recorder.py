@@ -111,8 +111,9 @@ class StageRecorder(Callback):
     def batch_start(self, state: State, logger: Logger) -> None:
         """Notes the step's stage and size: when it ends, the algorithm may have switched already."""
         clock, stages = present_stage(state), self.record.stages
-        if not stages or (stages[-1].index, stages[-1].k) != (clock.index, clock.k):
-            stages.append(StageRecord(clock.index, clock.k, clock.tokens_per_position, clock.in_patches))
+        stage = StageRecord(clock.index, clock.k, clock.tokens_per_position, clock.in_patches)
+        if not stages or stages[-1].key != stage.key:
+            stages.append(stage)
             self.steps_since_start = 0
         if self.steps_since_start == 0 and _on_gpu(state):
             torch.cuda.reset_peak_memory_stats()

@@ -24,7 +24,7 @@ from patch_algorithm import PatchLevel
 from patch_algorithm.monitoring.history import History, HistoryLogger, Line, read
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from patch_algorithm.monitoring.stage_recorder import Moment
-from tests.runs.short import collate, make_model, make_rows, run, saving
+from tests.runs.short import collate, make_model, make_rows, make_trainer, run, saving
 from tests.support import config, metrics, mpt, train
 
 ROWS = make_rows(32, 32)
@@ -166,6 +166,26 @@ def test_resumed_runs_append_and_the_reader_drops_what_they_repeat(tmp_path: Pat
     recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
     assert [line.at.step for line in read(path).steps] == [1, 2]
     assert read(path).starts == [0]
+
+
+def test_an_evaluation_before_a_resumed_fit(tmp_path: Path) -> None:
+    recorded(HistoryLogger(), **saving(tmp_path))
+    path = tmp_path / "history.jsonl"
+    trainer = make_trainer(
+        ROWS,
+        [PatchLevel(k=4, ratio="4ba")],
+        model=make_model(max_seq_len=8),
+        eval_dataloader=evaluator(),
+        eval_interval="2ba",
+        loggers=[HistoryLogger(str(path))],
+        load_path=str(tmp_path / "ba5.pt"),
+    )
+    trainer.eval()
+    assert [line.at.step for line in read(path).steps] == [1, 2, 3, 4, 5]
+    assert [line.at.step for line in read(path).evals] == [2, 4, 5]
+    trainer.fit()
+    assert [line.at.step for line in read(path).steps] == list(range(1, 9))
+    assert read(path).starts == [0, 5]
 
 
 @pytest.mark.filterwarnings("ignore:By the clock this is a step of stage 0")

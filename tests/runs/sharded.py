@@ -227,13 +227,40 @@ def resumed(case: str, corpus: Path) -> dict[str, Any]:
     return results
 
 
+def joined(case: str, corpus: Path) -> dict[str, Any]:
+    """A run without our callbacks, and one with them that goes on from its checkpoint of the switch."""
+    folder = corpus / f"joined {case}".replace(" ", "_").replace("/", "-")
+    trainer = trainer_of(case, corpus, torch.optim.AdamW, save_folder=str(folder), save_interval="1ba")
+    trainer.fit()
+    trainer.close()
+    again = trainer_of(
+        case,
+        corpus,
+        torch.optim.AdamW,
+        callbacks=[PatchMonitor(), StageReport()],
+        load_path=str(folder / "ep0-ba3"),
+        load_ignore_keys=["state/callbacks/StageRecorder/*"],
+    )
+    again.fit()
+    again.close()
+    record = StageRecorder.of(again.state).record
+    losses = [loss for stage in record.stages for loss in stage.losses.means]
+    return {
+        "whole": logged(trainer),
+        "again": logged(again),
+        "losses": losses,
+        "before": record.before.steps,
+        "share": record.compute_share(),
+    }
+
+
 def run_cases(names: list[str], corpus: Path, output: str) -> None:
     """Writes down what each case logged, by name; a case that fails leaves its error."""
     results: dict[str, dict[str, Any]] = {}
     for name in names:
         action, case = name.split(": ")
         try:
-            results[name] = {"fit": fitted, "resume": resumed}[action](case, corpus)
+            results[name] = {"fit": fitted, "resume": resumed, "join": joined}[action](case, corpus)
         except Exception:
             results[name] = {"error": traceback.format_exc()}
         write_down(output, results)

@@ -11,6 +11,7 @@ from tests.ranks import on_ranks
 from tests.runs.sharded import RESUMED_FROM
 from tests.runs.short import relative_difference
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.launcher
 
 Results = list[dict[str, dict[str, Any]]]
@@ -46,6 +47,7 @@ RESUMED = [
     "fsdp1 sharded / mpt dropout / reset",
 ]
 """Not FSDP1 with full state dicts: torch's own code for it ends in a segmentation fault on CPUs."""
+JOINED = "fsdp2 sharded / llama / carry"
 
 
 def sharded(number: int, cases: list[str], corpus: Path, folder: Path) -> Results:
@@ -67,7 +69,8 @@ def results(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def resumed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return sharded(2, [f"resume: {case}" for case in RESUMED], corpus, tmp_path_factory.mktemp("resumed"))
+    cases = [*(f"resume: {case}" for case in RESUMED), f"join: {JOINED}"]
+    return sharded(2, cases, corpus, tmp_path_factory.mktemp("resumed"))
 
 
 @pytest.mark.parametrize("case", FITTED + STOCK)
@@ -110,6 +113,19 @@ def test_resumed_equals_uninterrupted(case: str, batch: int, resumed: Results) -
         assert again[name] == whole[name], name
     assert [name for name, *_ in whole["stages"]] == ["patch k=4", "token"]
     assert [step for step, *_ in whole["history"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_callbacks_join_a_sharded_run(resumed: Results) -> None:
+    """As the monitor's page says: by itself Composer asks for the state of a callback that had none."""
+    outcome = resumed[0][f"join: {JOINED}"]
+    assert "error" not in outcome, outcome.get("error")
+    assert (
+        outcome["again"]["loss/train/total"] == outcome["losses"] == outcome["whole"]["loss/train/total"][3:]
+    )
+    assert outcome["before"] == 3
+    assert outcome["share"] == pytest.approx((3 / 4 + 3) / 6)
+    page = (ROOT / "docs" / "monitor.md").read_text("utf-8")
+    assert "`load_ignore_keys: [state/callbacks/StageRecorder/*]`" in page
 
 
 def test_hybrid_sharding_equals_data_parallel(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
