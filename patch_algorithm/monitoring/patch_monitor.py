@@ -61,7 +61,7 @@ class PatchMonitor(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Gives the recorder the sums that version 0.1.0 has saved here."""
         if state:
-            self._recorder.take(json.dumps(state))
+            self._recorder.take(json.dumps(state, default=repr))
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Logs the step."""

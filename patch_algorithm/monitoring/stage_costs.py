@@ -245,6 +245,7 @@ class RunRecord:
             state = json.loads(text)
             record = _taken(cls, state, before=_taken(Cost, state.get("before", {})))
             record.stages = [_stage_taken(stage) for stage in state["stages"]]
+            _ = record.total.per_second(record.total.tokens)  # raises where a sum is no number
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it has no stages that can be read ({error!r})") from error
         return record, state.get("version") == _VERSION

@@ -105,7 +105,12 @@ def test_without_a_record_the_algorithm_is_asked(tmp_path: Path, capsys: pytest.
     check_that_the_algorithm_was_asked(trainer, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("saved", [{}, {"record": "[]"}, {"record": b"\0"}, {"stages": []}], ids=str)
+NO_NUMBER = '{"stages": [{"index": 0, "k": 4, "total": {"steps": "x"}}]}'
+
+
+@pytest.mark.parametrize(
+    "saved", [{}, {"record": "[]"}, {"record": b"\0"}, {"record": NO_NUMBER}, {"stages": []}], ids=str
+)
 def test_what_cannot_be_read_stops_no_resume(
     saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
