@@ -11,14 +11,22 @@ from typing import Any
 from composer.models import ComposerModel
 from torch import Tensor
 
+from patch_algorithm.loss.cross_entropy import IGNORE_INDEX
 from patch_algorithm.model_access.reading import is_mpt
 from patch_algorithm.patching.documents import DOCUMENT_KEYS
 
-__all__ = ["check_batch", "check_microbatch", "check_padding_side", "check_positions", "check_rows"]
+__all__ = [
+    "check_batch",
+    "check_labels",
+    "check_microbatch",
+    "check_padding_side",
+    "check_positions",
+    "check_rows",
+]
 
 
 def check_batch(batch: Any) -> None:
-    """Checks that a batch has token rows, and labels and documents aligned with them.
+    """Checks that a batch has token rows, and labels, mask and documents of their shape.
 
     Raises:
         ValueError: If not.
@@ -36,11 +44,11 @@ def check_batch(batch: Any) -> None:
             f"'input_ids' of shape {tuple(batch['input_ids'].shape)} and 'labels' of shape "
             f"{tuple(batch['labels'].shape)} differ; patch targets need labels aligned with the tokens."
         )
-    _check_document_keys(batch)
+    _check_values_of_tokens(batch)
 
 
-def _check_document_keys(batch: Mapping[str, Any]) -> None:
-    for key in DOCUMENT_KEYS:
+def _check_values_of_tokens(batch: Mapping[str, Any]) -> None:
+    for key in ("attention_mask", *DOCUMENT_KEYS):
         shape = getattr(batch.get(key), "shape", None)
         if key in batch and shape != batch["input_ids"].shape:
             raise ValueError(
@@ -48,6 +56,36 @@ def _check_document_keys(batch: Mapping[str, Any]) -> None:
                 f"'input_ids' of shape {tuple(batch['input_ids'].shape)}; patch-level training needs a value "
                 "for each token. Give it in the data loader's collator, or leave it out."
             )
+
+
+def check_labels(batch: Mapping[str, Tensor]) -> None:
+    """Checks that labels are those of the tokens that they stand beside, as far as the rows can tell.
+
+    Labels that were shifted in the data set, which nanoGPT's loaders do, would be shifted once more. The
+    model's own loss, which does not shift them, would be right at token level.
+
+    Args:
+        batch: A batch that :func:`check_batch` accepts.
+
+    Raises:
+        ValueError: If every scored label is the next token, or a label is neither a token nor ignored.
+    """
+    ids_BT, labels_BT = batch["input_ids"], batch["labels"]
+    scored_BT = labels_BT != IGNORE_INDEX
+    if bool((scored_BT & (labels_BT < 0)).any()):
+        raise ValueError(
+            f"'labels' holds {int(labels_BT[scored_BT].min())}, which is no token; what is not scored must be "
+            f"{IGNORE_INDEX} in patch-level training. Set it so in the data loader, and as ignore_index of "
+            "the model's own loss."
+        )
+    before_BT = scored_BT[:, :-1]
+    shifted = bool(before_BT.any()) and bool((labels_BT[:, :-1] == ids_BT[:, 1:])[before_BT].all())
+    if shifted and not bool((labels_BT == ids_BT)[scored_BT].all()):
+        raise ValueError(
+            "'labels' holds the next token at every position; patch targets need labels that are aligned with "
+            "the tokens (labels[t] is input_ids[t], or -100). Leave the shift to the model's loss: "
+            "logits[:, :-1] against labels[:, 1:]."
+        )
 
 
 def check_rows(T: int, k: int, L: int, padded: bool, first: bool = True) -> None:
@@ -99,14 +137,13 @@ def check_microbatch(pieces: int, microbatch: object, model: ComposerModel) -> N
     Args:
         pieces: Pieces that the token stage cuts a row into.
         microbatch: The trainer's ``device_train_microbatch_size``.
-        model: A model whose forward computes the loss, as Hugging Face's do, divides by the number of
-            scored labels and makes NaN of none. MPT's wrapper guards against it.
+        model: A mean over scored labels, such as that of Hugging Face's models and of
+            ``torch.nn.functional.cross_entropy``, is NaN where there is none. MPT guards against it.
 
     Raises:
         ValueError: If a microbatch can hold only the padding of a row.
     """
-    guarded = hasattr(model, "loss_fn")
-    if not guarded and isinstance(microbatch, int) and microbatch % pieces:
+    if not is_mpt(model) and isinstance(microbatch, int) and microbatch % pieces:
         raise ValueError(
             f"The token stage cuts each row into {pieces} pieces, and device_train_microbatch_size="
             f"{microbatch} is no multiple of {pieces}: a microbatch of nothing but padding would make the "

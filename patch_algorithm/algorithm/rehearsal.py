@@ -7,11 +7,13 @@ days into a run perhaps.
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from composer.core import State
 from composer.core.precision import get_precision_context
@@ -66,7 +68,7 @@ def rehearse(state: State, batch: Mapping[str, Any]) -> str:
     microbatch = state.device.batch_to_device(_first_rows(batch, rows, size))
     what = f"a microbatch of {size} rows of {batch['input_ids'].shape[1]} positions"
     try:
-        with _undone(unwrap(state.model)), _devices_rng(state):
+        with _undone(unwrap(state.model)), _random_state_kept(state):
             ballast = _optimizer_memory(state.optimizers)
             _forward_and_backward(state, microbatch, passes=2 if rows > size else 1)
             del ballast
@@ -129,16 +131,23 @@ def _undone(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
     if versions != [p._version for p, _ in gradients]:
         raise RuntimeError(
-            "The rehearsal of the token stage changed the weights: something steps an optimizer inside the "
-            "backward. Rebuild the model and set rehearse_switch: false."
+            "The rehearsal of the token stage changed the weights: something writes to them in the forward "
+            "(an embedding with max_norm) or steps an optimizer inside the backward. Rebuild the model and "
+            "set rehearse_switch: false."
         )
 
 
 @contextmanager
-def _devices_rng(state: State) -> Iterator[None]:
+def _random_state_kept(state: State) -> Iterator[None]:
+    """Of torch, numpy and Python, as Composer seeds all three: models draw layers to drop by any of them."""
     devices = [torch.cuda.current_device()] if state.device.name == "gpu" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
 
 
 def _optimizer_memory(optimizers: Any) -> list[Tensor]:
@@ -163,7 +172,7 @@ def _states_per_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> int
         trial = type(optimizer)([{**settings, "params": [probe]}])  # pyright: ignore[reportCallIssue]
         trial.step()
         return sum(isinstance(v, Tensor) and v.shape == shape for v in trial.state[probe].values())
-    except (TypeError, ValueError, RuntimeError, KeyError):  # it wants more arguments, or a GPU
+    except Exception:  # it wants more arguments, a GPU or larger weights: no reason to end a run
         return _STATES_WHERE_UNKNOWN
 
 

@@ -15,6 +15,7 @@ from composer.core import State
 from patch_algorithm.algorithm.banner import banner
 from patch_algorithm.algorithm.batch_checks import (
     check_batch,
+    check_labels,
     check_microbatch,
     check_padding_side,
     check_rows,
@@ -118,6 +119,8 @@ class RowFolder:
         remaining = [self.plan.tokens_per_position(i) for i in range(stage, len(self.plan.stages))]
         if remaining or T > L:
             check_batch(batch)
+            if remaining:
+                check_labels(batch)
             check_padding_side(batch, unwrap(state.model))
             padded = "attention_mask" in batch
             for K in remaining or [1]:

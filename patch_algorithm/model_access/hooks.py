@@ -60,11 +60,9 @@ class ModelHooks:
         return bool(self._handles) and _HANDLES.get(self._model) is self._handles
 
     def attach(self) -> None:
-        """Registers the hooks, in front of those of others; does nothing if they are in place."""
-        if self.attached:
-            return
+        """Registers the hooks on the modules that the model has now, in front of those of others."""
         model, lookup = self._model, self._lookup
-        detach_hooks(model)  # those of a run that broke off
+        detach_hooks(model)  # a fit that broke off has left some, on an embedding that may be gone
         self.disarm()
         embedding = input_embedding(model)
         self._handles = _HANDLES[model] = []
@@ -169,6 +167,7 @@ class _PatchLookup:
         self._ids_BP: Tensor | None = None
         self._patches_BPK: Tensor | None = None
         self._mask_BPK: Tensor | None = None
+        self._averages = False  # from the lookup of patches until its output is there
         self._forget_lookups()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _PatchLookup:
@@ -211,6 +210,7 @@ class _PatchLookup:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """On the input embedding: the armed batch's patches take the place of its ids."""
+        self._averages = False
         if self._ids_BP is None or not module.training:
             return None
         patches_BPK, found = self._patches_BPK, False
@@ -221,6 +221,7 @@ class _PatchLookup:
         if not found:
             return None
         self.lookups += 1
+        self._averages = True
         return (
             tuple(patches_BPK if self._is_armed(value) else value for value in args),
             {key: patches_BPK if self._is_armed(value) else value for key, value in kwargs.items()},
@@ -230,12 +231,10 @@ class _PatchLookup:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         """On the input embedding, after a lookup of patches: their means."""
-        if self._patches_BPK is None or not module.training:
+        if not self._averages:
             return None
-        for ids in _ids_among(args, kwargs):
-            if ids.shape == self._patches_BPK.shape:
-                return mean_of_patch(output, self._mask_BPK)
-        return None
+        self._averages = False
+        return mean_of_patch(output, self._mask_BPK)
 
     def notice(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """On every further embedding: whether it is given the armed ids."""

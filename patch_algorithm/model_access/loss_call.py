@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from inspect import getattr_static
 from typing import Any
 
 import torch
@@ -33,8 +34,11 @@ def has_own_loss(model: ComposerModel) -> bool:
     """Whether a model has a loss that nothing is known of, and does not say what to add to the patch loss."""
     if callable(getattr(model, _TERMS, None)):
         return False
-    written_in = getattr(type(model).loss, "__module__", "").partition(".")[0]
-    return "loss" in vars(model) or written_in not in _KNOWN
+    of_class: Any = type(model).loss
+    of_instance = vars(model).get("loss")
+    # A deep copy made in mid-step holds the method of its class.
+    replaced = of_instance is not None and getattr(of_instance, "__func__", None) is not of_class
+    return replaced or getattr(of_class, "__module__", "").partition(".")[0] not in _KNOWN
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -81,12 +85,9 @@ class _LossCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.give_back()
         if not any(value is self._outputs or value is self._batch for value in (*args, *kwargs.values())):
-            return self._own_loss(*args, **kwargs)
+            own = self._of_instance or _loss_of_class(self._model)
+            return own(*args, **kwargs)
         return _with_terms(self._model, self._patch_loss, self._outputs, self._batch)
-
-    def _own_loss(self, *args: Any, **kwargs: Any) -> Any:
-        own = self._of_instance or type(self._model).loss.__get__(self._model)
-        return own(*args, **kwargs)
 
     def give_back(self) -> None:
         if vars(self._model).get("loss") is not self:
@@ -99,7 +100,12 @@ class _LossCall:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if self._of_instance is not None:
             return copy.deepcopy(self._of_instance, memo)
-        return type(self._model).loss.__get__(copy.deepcopy(self._model, memo))
+        return _loss_of_class(copy.deepcopy(self._model, memo))
+
+
+def _loss_of_class(model: ComposerModel) -> Callable[..., Any]:
+    """The model's ``loss`` without what its instance has in its place; it may be a static method."""
+    return getattr_static(type(model), "loss").__get__(model, type(model))
 
 
 def _with_terms(model: ComposerModel, patch_loss: Tensor, outputs: Any, batch: Any) -> Any:

@@ -104,19 +104,26 @@ def input_embedding(model: ComposerModel) -> nn.Module:
         ValueError: If the model names none.
     """
     inner = getattr(model, "model", model)
-    find: Callable[[], Any] | None = getattr(inner, "get_input_embeddings", None)
-    try:
-        embedding = find() if find is not None else None
-    except NotImplementedError:  # transformers' own, in models that do not say
-        embedding = None
-    if not isinstance(embedding, nn.Module):
+    named = (_named_embedding(owner) for owner in (inner, model))
+    embedding = next((module for module in named if module is not None), None)
+    if embedding is None:
         raise ValueError(
-            f"{type(inner).__name__} names no input embedding (get_input_embeddings), which patch-level "
-            "training averages over. Train this model at token level."
+            f"{type(inner).__name__} names no input embedding, which patch-level training averages over. Give "
+            "it, or the Composer model around it, a method get_input_embeddings() that returns the module, "
+            "or train this model at token level."
         )
     while isinstance(embedding, FullyShardedDataParallel):
         embedding = embedding.module
     return embedding
+
+
+def _named_embedding(owner: object) -> nn.Module | None:
+    find: Callable[[], Any] | None = getattr(owner, "get_input_embeddings", None)
+    try:
+        embedding = find() if find is not None else None
+    except NotImplementedError:  # transformers' own, in models that do not say
+        return None
+    return embedding if isinstance(embedding, nn.Module) else None
 
 
 def further_embeddings(model: ComposerModel) -> dict[str, nn.Module]:

@@ -127,8 +127,8 @@ def fold_batch(
         ``attention_mask`` ``[B, P]`` if there was one, :data:`PATCH_IDS`, :data:`PATCH_TARGETS` and,
         with a mask or documents, :data:`PATCH_MASK`, all ``[B, P, K]`` (K is 1 where a side is single
         tokens); ``sequence_id`` and ``position_ids`` ``[B, P]`` if asked for; ``total_tokens`` (raw
-        tokens) and ``loss_generating_tokens`` (valid pairs of position and target), lists with an
-        entry per row.
+        tokens) and ``loss_generating_tokens`` (valid pairs of position and target; a 1 where the whole
+        batch has none), lists with an entry per row.
 
     Raises:
         ValueError: If T is no multiple of ``k`` and there is no mask, or if the batch holds another
@@ -156,8 +156,15 @@ def fold_batch(
     folded[PATCH_TARGETS] = targets_BPK
     if _TOTAL not in batch:
         folded[_TOTAL] = _real_tokens(batch["input_ids"], mask_BT)
-    folded[_SCORED] = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
+    folded[_SCORED] = _weights_of_rows(targets_BPK)
     return folded
+
+
+def _weights_of_rows(targets_BPK: Tensor) -> list[int]:
+    weights = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
+    if not any(weights):  # Composer divides by their sum, and the patch loss of nothing is 0
+        weights[:1] = [1]
+    return weights
 
 
 def _padded(rows_BT: Tensor, missing: int, value: int) -> Tensor:

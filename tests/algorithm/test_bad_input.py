@@ -99,6 +99,33 @@ def test_labels_that_are_not_aligned_with_the_tokens() -> None:
     assert_refused(rows, PatchLevel(k=4, ratio=0.5), r"\(4, 16\).*\(4, 15\).*aligned")
 
 
+def test_labels_that_the_data_set_has_shifted() -> None:
+    """As nanoGPT's does: the patch loss would have shifted them once more, in silence."""
+    rows = [{"input_ids": r["input_ids"][:-1], "labels": r["input_ids"][1:]} for r in make_rows(8, 17)]
+    rows[0]["labels"][:5] = -100
+    assert_refused(
+        rows, PatchLevel(k=4), "'labels' holds the next token .*Leave the shift to the model's loss"
+    )
+
+
+def test_labels_of_rows_that_repeat_a_token_are_not_taken_for_shifted_ones() -> None:
+    rows = [{key: torch.full_like(ids, 7) for key, ids in row.items()} for row in make_rows(8, 16)]
+    run(rows, [PatchLevel(k=4, ratio="1ba")], max_duration="2ba")
+
+
+def test_labels_with_another_mark_for_what_is_not_scored() -> None:
+    rows = make_rows(8, 16)
+    for row in rows:
+        row["labels"][:3] = -1
+    assert_refused(rows, PatchLevel(k=4), "'labels' holds -1, which is no token.*must be -100")
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (16, 16)])
+def test_masks_that_have_no_value_for_each_token(shape: tuple[int, ...]) -> None:
+    rows = [row | {"attention_mask": torch.ones(shape)} for row in make_rows(8, 16)]
+    assert_refused(rows, PatchLevel(k=4), r"'attention_mask' of shape \(4, .*a value for each token")
+
+
 def test_values_for_each_token_that_nobody_can_fold() -> None:
     rows = [{**row, "weights": torch.ones(16)} for row in make_rows(8, 16)]
     assert_refused(rows, PatchLevel(k=4, ratio=0.5), "'weights'.*fold")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from composer import Trainer
@@ -187,3 +189,33 @@ def test_without_such_hooks_it_runs_and_changes_nothing(capfd: pytest.CaptureFix
 def test_losses_of_several_parts_are_rehearsed(kind: type[Toy], capfd: pytest.CaptureFixture[str]) -> None:
     run(make_rows(8, T), [PatchLevel(k=4, ratio="1ba")], model=kind(), max_duration="2ba")
     assert "it fits in memory" in capfd.readouterr().err
+
+
+def test_random_numbers_of_every_kind_are_what_they_were() -> None:
+    """Layers are dropped by Python's in OPT, by numpy's in Wav2Vec2, by torch's elsewhere."""
+
+    class Draws(Toy):
+        def hidden(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.embed(ids) * (random.random() + np.random.rand() + torch.rand(()))
+
+    def losses(rehearse_switch: bool) -> list[float]:
+        algorithm = PatchLevel(k=4, ratio="1ba", rehearse_switch=rehearse_switch)
+        return metrics(
+            run(make_rows(8, T), [algorithm], model=Draws(), max_duration="2ba"), "loss/train/total"
+        )
+
+    assert losses(True) == losses(False)
+
+
+def test_an_optimizer_that_cannot_be_tried_out_ends_no_run() -> None:
+    """Muon and others assert what the weights they are given must be."""
+
+    class Picky(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            assert all(p.shape[0] > 4 for group in self.param_groups for p in group["params"])
+            return super().step(closure)
+
+    trainer = run(
+        make_rows(8, T), [PatchLevel(k=4, ratio="1ba")], model=Toy(), max_duration="2ba", optimizer=Picky
+    )
+    assert metrics(trainer, "patch_level/stage") == [0, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import types
 from pathlib import Path
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from patch_algorithm import PatchLevel
 from patch_algorithm.loss import patch_cross_entropy
+from patch_algorithm.model_access.hooks import ModelHooks
 from patch_algorithm.model_access.loss_call import has_own_loss
 from patch_algorithm.model_access.reading import router_loss_weight
+from tests.model_access.batches import armed, make_batch, tokens
 from tests.model_access.toys import Toy, next_token_loss
 from tests.runs.families import family, plain_model
 from tests.runs.short import Watch, make_model, make_rows, make_trainer, run
@@ -265,3 +268,50 @@ def test_a_loss_of_the_instance_is_given_back() -> None:
     )
     assert vars(model)["loss"] is loss
     assert calls == [(2, 16)] * 4, "called for every microbatch of the token stage, with its own batch"
+
+
+def test_a_loss_replaced_by_a_run_that_broke_off_gives_itself_back() -> None:
+    model, batch = Toy(), make_batch()
+    hooks = armed(model, batch)
+    outputs: Any = model(batch)
+    hooks.replace_loss(torch.zeros(()), outputs, batch)
+    other = tokens(1) | {"labels": tokens(1)["input_ids"]}
+    assert torch.equal(model.loss(model(other), other), Toy().loss(Toy()(other), other))
+    assert "loss" not in vars(model)
+
+
+def test_a_loss_that_is_broken_off_is_given_back() -> None:
+    class Stops(Toy):
+        def patch_loss_terms(self, outputs: Any, batch: Any) -> Any:
+            raise KeyboardInterrupt
+
+    model, batch = Stops(), make_batch()
+    outputs: Any = armed(model, batch) and model(batch)
+    ModelHooks(model).replace_loss(torch.zeros(()), outputs, batch)
+    with pytest.raises(KeyboardInterrupt):
+        model.loss(outputs, batch)
+    assert "loss" not in vars(model)
+
+
+class StaticLoss(Toy):
+    @staticmethod
+    def loss(outputs: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        return next_token_loss(outputs["logits"], batch)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_static_loss_is_called_as_one_after_a_run_that_broke_off(copied: bool) -> None:
+    model, batch = StaticLoss(), make_batch()
+    outputs: Any = armed(model, batch) and model(batch)
+    ModelHooks(model).replace_loss(torch.zeros(()), outputs, batch)
+    if copied:
+        model = copy.deepcopy(model, {id(outputs): outputs, id(batch): batch})
+    other = tokens(1) | {"labels": tokens(1)["input_ids"]}
+    assert torch.equal(model.loss(model(other), other), Toy().loss(Toy()(other), other))
+
+
+def test_a_copy_made_in_mid_step_has_no_loss_of_its_own() -> None:
+    model: Any = make_model(learned_pos_emb=True, attn_config={"rope": False})
+    batch = make_batch()
+    armed(model, batch).replace_loss(torch.zeros(()), "outputs", batch)
+    assert not has_own_loss(copy.deepcopy(model))

@@ -107,6 +107,19 @@ class LooksElsewhere(Toy):
         return self.embed(nn.functional.pad(ids, (1, 0)))[:, 1:]
 
 
+class NamedByTheWrapper(Toy):
+    """As most people write one: a network in ``self.model``, and Composer's methods around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.ModuleDict({"wte": self.embed, "head": self.head})
+        self.get_input_embeddings = lambda: self.model["wte"]
+
+
+def test_the_embedding_may_be_named_by_the_composer_model() -> None:
+    trained(NamedByTheWrapper())
+
+
 def test_the_toy_itself_trains() -> None:
     """Or the refusals of its subclasses would show nothing."""
     model = Toy()

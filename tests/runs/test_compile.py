@@ -12,7 +12,8 @@ from transformers import LlamaConfig
 
 from patch_algorithm import PatchLevel
 from patch_algorithm.model_access.hooks import ModelHooks
-from tests.model_access.test_hooks import Flattened, make_batch, tokens
+from tests.model_access.batches import make_batch, tokens
+from tests.model_access.test_embedding_calls import Flattened
 from tests.runs.short import make_rows, make_trainer
 from tests.support import VOCABULARY, config, metrics, train
 
