@@ -74,16 +74,16 @@ def check_labels(batch: Mapping[str, Tensor]) -> None:
     scored_BT = labels_BT != IGNORE_INDEX
     if bool((scored_BT & (labels_BT < 0)).any()):
         raise ValueError(
-            f"'labels' holds {int(labels_BT[scored_BT].min())}, which is no token; what is not scored must be "
-            f"{IGNORE_INDEX} in patch-level training. Set it so in the data loader, and as ignore_index of "
-            "the model's own loss."
+            f"'labels' holds {int(labels_BT[scored_BT].min())}, which is no token. In patch-level training "
+            f"what is not scored must be {IGNORE_INDEX}: set it so in the data loader, and as ignore_index "
+            "of the model's own loss."
         )
     before_BT = scored_BT[:, :-1]
     shifted = bool(before_BT.any()) and bool((labels_BT[:, :-1] == ids_BT[:, 1:])[before_BT].all())
     if shifted and not bool((labels_BT == ids_BT)[scored_BT].all()):
         raise ValueError(
-            "'labels' holds the next token at every position; patch targets need labels that are aligned with "
-            "the tokens (labels[t] is input_ids[t], or -100). Leave the shift to the model's loss: "
+            "'labels' holds the next token at every position; patch targets need labels that are aligned "
+            "with the tokens (labels[t] is input_ids[t], or -100). Leave the shift to the model's loss: "
             "logits[:, :-1] against labels[:, 1:]."
         )
 

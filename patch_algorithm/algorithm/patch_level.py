@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from composer.core import Algorithm, Event, State, Time
 from composer.loggers import Logger
@@ -25,6 +26,19 @@ _DEFAULT_K = 4
 _DEFAULT_RATIO = "2/3"
 
 
+@dataclass
+class _Runs:
+    """The runs of all trainers that one :class:`PatchLevel` was given to.
+
+    Attributes:
+        latest: The one of the latest event.
+        by_state: A trainer's run by the trainer's state.
+    """
+
+    latest: PatchRun
+    by_state: WeakKeyDictionary[State, PatchRun] = field(default_factory=WeakKeyDictionary)
+
+
 class PatchLevel(Algorithm):
     """Patch-level training (Shao, Meng and Zhou, ICLR 2025, arXiv 2407.12665).
 
@@ -43,6 +57,10 @@ class PatchLevel(Algorithm):
     token-only training on the same rows); patch steps also ``loss``, ``perplexity`` and
     ``token_accuracy``, which are not comparable with the token stage's. The train metrics of the model
     are set aside in the patch stage.
+
+    One object may be given to several trainers, each of which has a run of its own. All but the first put
+    a copy in its place in ``trainer.state.algorithms``, so that each saves and loads its own run. The
+    properties of the object tell of the run that had the latest event, those of a copy of its trainer's.
 
     Args:
         k (int, optional): Tokens per patch. ``1`` trains at token level throughout. Default: ``4``.
@@ -126,9 +144,9 @@ class PatchLevel(Algorithm):
             raise ValueError(
                 "patch_inputs and patch_targets are both false, which is token-level training: set k=1."
             )
-        # A trainer knows its run by its state; the one of the latest event is what the properties tell of.
-        self._runs: WeakKeyDictionary[State, PatchRun] = WeakKeyDictionary()
-        self._run = self._new_run()
+        self._runs = _Runs(self._new_run())
+        self._trainer: ReferenceType[State] | None = None
+        self._is_copy = False  # of an object that another trainer holds
 
     def _parse_stages(self, stages: object) -> tuple[tuple[int, Boundary], ...]:
         end = parse_boundary(self.ratio)
@@ -159,8 +177,8 @@ class PatchLevel(Algorithm):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Runs belong to trainers: a copy starts with none of them.
-        return {**vars(self), "_runs": WeakKeyDictionary(), "_run": self._new_run()}
+        # Runs belong to trainers: a copy that a user makes starts with none of them.
+        return {**vars(self), "_runs": _Runs(self._new_run()), "_trainer": None, "_is_copy": False}
 
     def __repr__(self) -> str:
         names = (
@@ -168,6 +186,17 @@ class PatchLevel(Algorithm):
             "rehearse_switch", "scale_microbatch", "checkpoint_at_switch", "eval_at_switch", "on_mismatch",
         )  # fmt: skip
         return f"PatchLevel({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    @property
+    def _run(self) -> PatchRun:
+        """The run that the properties tell of."""
+        return self._run_of_trainer if self._is_copy else self._runs.latest
+
+    @property
+    def _run_of_trainer(self) -> PatchRun:
+        """The run that is saved and loaded: of the trainer that holds this very object."""
+        state = None if self._trainer is None else self._trainer()
+        return self._runs.latest if state is None else self._runs.by_state[state]
 
     @property
     def in_patch_stage(self) -> bool:
@@ -199,7 +228,7 @@ class PatchLevel(Algorithm):
         Raises:
             ValueError: If the ends of stages cannot be told in a run of this length.
         """
-        return self._runs.get(trainers_state(state), self._run).timeline.clock(state)
+        return self._runs.by_state.get(trainers_state(state), self._run).timeline.clock(state)
 
     def plan_for(self, length: Time[int] | None) -> StagePlan | None:
         """The stages of a new run of a given length.
@@ -228,14 +257,14 @@ class PatchLevel(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """What the run has settled on, in primitives."""
-        return {**super().state_dict(), **self._run.state_dict()}
+        return {**super().state_dict(), **self._run_of_trainer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a checkpoint's plan; it is compared with the configuration when fit starts."""
-        self._run.load_state_dict(state)
+        self._run_of_trainer.load_state_dict(state)
 
     def _init(self, state: State) -> None:
-        self._run = self._runs[state] = self._new_run()
+        self._begin_run(state)
         detach_hooks(unwrap(state.model))  # of another run, which broke off
         check_other_algorithms(state, PatchLevel)
         if self._asked:
@@ -243,7 +272,21 @@ class PatchLevel(Algorithm):
             refuse_unsupported(unwrap(state.model), self.seq_len)
 
     def _run_of(self, state: State) -> PatchRun:
-        if state not in self._runs:  # added to a trainer that was there before
-            self._runs[state] = self._new_run()
-        self._run = self._runs[state]
-        return self._run
+        if state not in self._runs.by_state:  # added to a trainer that was there before
+            self._begin_run(state)
+        self._runs.latest = self._runs.by_state[state]
+        return self._runs.latest
+
+    def _begin_run(self, state: State) -> None:
+        self._runs.latest = self._runs.by_state[state] = self._new_run()
+        if self._trainer is None or self._trainer() in (None, state):
+            self._trainer = ref(state)
+            return
+        # Composer asks an algorithm for its state without saying for whom.
+        own = self._copy_for(state)
+        state.algorithms = [own if algorithm is self else algorithm for algorithm in state.algorithms]
+
+    def _copy_for(self, state: State) -> PatchLevel:
+        own = object.__new__(type(self))
+        vars(own).update(vars(self), _trainer=ref(state), _is_copy=True)
+        return own

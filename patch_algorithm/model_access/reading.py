@@ -108,9 +108,9 @@ def input_embedding(model: ComposerModel) -> nn.Module:
     embedding = next((module for module in named if module is not None), None)
     if embedding is None:
         raise ValueError(
-            f"{type(inner).__name__} names no input embedding, which patch-level training averages over. Give "
-            "it, or the Composer model around it, a method get_input_embeddings() that returns the module, "
-            "or train this model at token level."
+            f"{type(inner).__name__} names no input embedding, which patch-level training averages over. "
+            "Give it, or the Composer model around it, a method get_input_embeddings() that returns the "
+            "module, or train this model at token level."
         )
     while isinstance(embedding, FullyShardedDataParallel):
         embedding = embedding.module

@@ -15,6 +15,7 @@ from patch_algorithm.stages.boundaries import in_batches
 from patch_algorithm.stages.forecast import (
     StagedAlgorithm,
     after_this_step,
+    at_end_of_epoch,
     clock_at,
     coming_stages,
     find_patch_level,
@@ -87,8 +88,9 @@ class PerStageScheduler(ComposerScheduler):
         self._check_all_stages(algorithm, state, ssr)
         clock = algorithm.stage_clock(state)
         # The trainer steps schedulers before it advances its clock, so that each rate is one step old,
-        # except the first of a run. The first of every stage is not to be the old stage's either.
-        if not self._is_first_call(state):
+        # except the first of a run. The first of every stage is not to be the old stage's either. Where it
+        # steps them once an epoch (step_schedulers_every_batch=False), the step has been counted.
+        if not self._is_first_call(state) and at_end_of_epoch(state) is None:
             after = after_this_step(state)
             following = clock_at(algorithm, state, after)
             if following.index > clock.index:

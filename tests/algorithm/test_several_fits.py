@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from composer import Trainer
 from composer.core import Event, State
 
 from patch_algorithm import PatchLevel
@@ -35,6 +37,48 @@ def test_an_algorithm_may_serve_a_second_trainer() -> None:
         run(make_rows(16, 16), [algorithm], max_duration="4ba", callbacks=[watch])
     trainer = run(make_rows(16, 16), [algorithm], max_duration="4ba")
     assert metrics(trainer, "patch_level/stage") == [0, 0, 1, 1]
+
+
+def saved_by_hand(trainer: Trainer, path: Path) -> dict[str, Any]:
+    """What a trainer saves of its algorithm, between fits and events."""
+    file = trainer.save_checkpoint(str(path))
+    assert file is not None
+    ((_, saved),) = torch.load(file, weights_only=False)["state"]["algorithms"]
+    return saved
+
+
+def test_each_trainer_saves_and_loads_its_own_run(tmp_path: Path) -> None:
+    algorithm = PatchLevel(k=4, ratio=0.5)
+    arguments: dict[str, Any] = {"max_duration": "4ba"}
+    first = make_trainer(make_rows(16, 16), [algorithm], **arguments)
+    first.fit()
+    second = make_trainer(make_rows(16, 16), [algorithm], **arguments)
+    assert "stages" not in saved_by_hand(second, tmp_path / "second.pt")
+    saved = saved_by_hand(first, tmp_path / "first.pt")
+    assert (saved["stage"], saved["positions"]["at_token_level"]) == (1, 256)
+
+    third = make_trainer(make_rows(16, 16), [algorithm], load_path=str(tmp_path / "first.pt"), **arguments)
+    assert saved_by_hand(third, tmp_path / "third.pt")["stage"] == 1
+    assert saved_by_hand(second, tmp_path / "again.pt")["stage"] == 0
+    assert first.state.algorithms[0] is algorithm
+    trainers = [first, second, third]
+    shares = [trainer.state.algorithms[0].compute_share for trainer in trainers]  # pyright: ignore
+    assert shares == [0.625, 1.0, 0.625], "the first's is the latest event's, of the third"
+    second.fit()
+    assert metrics(second, "patch_level/stage") == [0, 0, 1, 1]
+    assert algorithm.compute_share == 0.625
+    assert repr(second.state.algorithms[0]) == repr(algorithm)
+
+
+def test_an_object_added_to_a_second_trainer_by_hand_is_a_run_of_its_own() -> None:
+    algorithm = PatchLevel(k=4, ratio=0.5)
+    first = make_trainer(make_rows(16, 16), [algorithm], max_duration="4ba")
+    second = make_trainer(make_rows(16, 16), max_duration="4ba")
+    second.state.algorithms.append(algorithm)
+    for trainer in (second, first):
+        trainer.fit()
+        assert metrics(trainer, "patch_level/stage") == [0, 0, 1, 1]
+    assert second.state.algorithms[0] is not algorithm
 
 
 def test_a_stage_starts_anew_with_the_clock() -> None:

@@ -94,6 +94,19 @@ def test_plain_functions_run_inside() -> None:
     assert rates(elapsed, PatchLevel(k=4, ratio=0.5)) == [1, 1, 0.75, 0.5] * 2
 
 
+@pytest.mark.parametrize(("switch", "batches"), [("4ba", 4), ("5ba", 8), ("1ep", 4), ("6ba", 8), ("8ba", 8)])
+def test_schedulers_that_are_stepped_once_an_epoch(switch: str, batches: int) -> None:
+    """A rate holds for an epoch of 4 batches; a stage has its own from the first that begins in it."""
+    used = rates(
+        PerStageScheduler(schedulers=[ConstantScheduler(0.5), ConstantScheduler(0.25)]),
+        PatchLevel(k=4, ratio=switch),
+        max_duration="3ep",
+        rows=ROWS[:16],
+        step_schedulers_every_batch=False,
+    )
+    assert used == [0.5] * batches + [0.25] * (12 - batches)
+
+
 def test_token_training_throughout_is_one_stage() -> None:
     whole = rates(LinearScheduler())
     for algorithm in (PatchLevel(k=1, seq_len=8), PatchLevel(k=4, ratio=0.0, seq_len=8)):
