@@ -109,6 +109,15 @@ def check_rows(T: int, k: int, L: int, padded: bool, first: bool = True) -> None
             f"predict. Use rows of at least {2 * k} tokens (max_seq_len of the training data set), better "
             f"k*seq_len={k * L}."
         )
+    _check_cuts(T, k, L)
+    if T % k and not padded:
+        raise ValueError(
+            f"Rows of {T} tokens are no multiple of the patch size k={k}. Use rows of a multiple of {k} "
+            f"tokens, such as {T - T % k}, or another k; only rows with an attention_mask are padded."
+        )
+
+
+def _check_cuts(T: int, k: int, L: int) -> None:
     if L < 2:
         raise ValueError(
             f"seq_len={L} leaves one position in each row, which has nothing to predict. Set seq_len to at "
@@ -123,11 +132,6 @@ def check_rows(T: int, k: int, L: int, padded: bool, first: bool = True) -> None
         raise ValueError(
             f"Rows of {T} tokens are longer than seq_len={L} and no multiple of it, so the token stage "
             f"cannot cut them. Use rows of a multiple of {L} tokens, or set seq_len to a divisor of {T}."
-        )
-    if T % k and not padded:
-        raise ValueError(
-            f"Rows of {T} tokens are no multiple of the patch size k={k}. Use rows of a multiple of {k} "
-            f"tokens, such as {T - T % k}, or another k; only rows with an attention_mask are padded."
         )
 
 

@@ -96,6 +96,8 @@ class RowFolder:
         )
         if keys:
             self._tell_of_documents(batch, folded)
+        if not any(scored := folded["loss_generating_tokens"]):
+            scored[:1] = [1]  # rows are too short: Composer divides by the sum, and the patch loss is 0
         return folded
 
     def at_token_level(self, batch: Any, state: State) -> Any:

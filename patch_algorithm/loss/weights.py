@@ -23,7 +23,7 @@ def target_weights(k: int, kind: str, device: torch.device | None = None) -> Ten
         device: Where to put them.
 
     Returns:
-        ``[K]`` float64, or ``None`` for uniform weights.
+        ``[K]`` float64 (float32 on mps, which has no other), or ``None`` for uniform weights.
 
     Raises:
         ValueError: For another ``kind``.
@@ -32,5 +32,11 @@ def target_weights(k: int, kind: str, device: torch.device | None = None) -> Ten
         raise ValueError(f"target_weights={kind!r} is none of {', '.join(TARGET_WEIGHTS)}.")
     if kind == "uniform":
         return None
-    weights_K = 1 / torch.arange(1, k + 1, dtype=torch.float64, device=device)
-    return weights_K / weights_K.mean()
+    weights_K = 1 / torch.arange(1, k + 1, dtype=torch.float64)
+    weights_K = weights_K / weights_K.mean()
+    return weights_K if device is None else _on(device, weights_K)
+
+
+def _on(device: torch.device, weights_K: Tensor) -> Tensor:
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return weights_K.to(dtype).to(device)

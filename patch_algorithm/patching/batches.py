@@ -69,19 +69,7 @@ def cut_batch(batch: Mapping[str, Any], length: int, document_keys: Collection[s
     """
     B, T = batch["input_ids"].shape
     require_multiple(T, length, "cut into rows")
-    pieces = T // length
-    cut: dict[str, Any] = {}
-    for key, value in batch.items():
-        if key == "position_ids":
-            continue
-        if isinstance(value, Tensor) and value.shape[:2] == (B, T):
-            cut[key] = cut_rows(value, length)
-        elif isinstance(value, Tensor) and value.shape[:1] == (B,):
-            cut[key] = value.repeat_interleave(pieces, dim=0)
-        elif isinstance(value, list) and len(value) == B:
-            cut[key] = [entry for entry in value for _ in range(pieces)]
-        else:
-            cut[key] = value
+    cut = {key: _cut(value, B, T, length) for key, value in batch.items() if key != "position_ids"}
     if _TOTAL in cut:
         cut[_TOTAL] = _real_tokens(cut["input_ids"], cut.get("attention_mask"))
     if "attention_mask" in cut:
@@ -96,6 +84,17 @@ def cut_batch(batch: Mapping[str, Any], length: int, document_keys: Collection[s
     if _SCORED in cut:
         cut[_SCORED] = (cut["labels"][:, 1:] != IGNORE_INDEX).sum(dim=1).tolist()
     return cut
+
+
+def _cut(value: Any, B: int, T: int, length: int) -> Any:
+    pieces = T // length
+    if isinstance(value, Tensor) and value.shape[:2] == (B, T):
+        return cut_rows(value, length)
+    if isinstance(value, Tensor) and value.shape[:1] == (B,):
+        return value.repeat_interleave(pieces, dim=0)
+    if isinstance(value, list) and len(value) == B:
+        return [entry for entry in value for _ in range(pieces)]
+    return value
 
 
 def fold_batch(
@@ -127,8 +126,8 @@ def fold_batch(
         ``attention_mask`` ``[B, P]`` if there was one, :data:`PATCH_IDS`, :data:`PATCH_TARGETS` and,
         with a mask or documents, :data:`PATCH_MASK`, all ``[B, P, K]`` (K is 1 where a side is single
         tokens); ``sequence_id`` and ``position_ids`` ``[B, P]`` if asked for; ``total_tokens`` (raw
-        tokens) and ``loss_generating_tokens`` (valid pairs of position and target; a 1 where the whole
-        batch has none), lists with an entry per row.
+        tokens) and ``loss_generating_tokens`` (valid pairs of position and target), lists with an
+        entry per row.
 
     Raises:
         ValueError: If T is no multiple of ``k`` and there is no mask, or if the batch holds another
@@ -156,15 +155,8 @@ def fold_batch(
     folded[PATCH_TARGETS] = targets_BPK
     if _TOTAL not in batch:
         folded[_TOTAL] = _real_tokens(batch["input_ids"], mask_BT)
-    folded[_SCORED] = _weights_of_rows(targets_BPK)
+    folded[_SCORED] = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
     return folded
-
-
-def _weights_of_rows(targets_BPK: Tensor) -> list[int]:
-    weights = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
-    if not any(weights):  # Composer divides by their sum, and the patch loss of nothing is 0
-        weights[:1] = [1]
-    return weights
 
 
 def _padded(rows_BT: Tensor, missing: int, value: int) -> Tensor:

@@ -185,13 +185,18 @@ def settle(
     """
     fractions = not all(isinstance(end, Time) for _, end in asked)
     configured = StagePlan(_resolved(asked, length), seq_len, length if fractions else None, sides=sides)
-    if saved is None:
-        return configured
-    saved = replace(saved, sides=sides)
+    return (
+        configured if saved is None else _agreed(asked, configured, replace(saved, sides=sides), on_mismatch)
+    )
+
+
+def _agreed(
+    asked: Sequence[tuple[int, Boundary]], configured: StagePlan, saved: StagePlan, on_mismatch: str
+) -> StagePlan:
     # A fraction means a fraction of the duration the run was started with: extending a run does
     # not move its switch.
-    as_started = configured.stages
-    if fractions and saved.length is not None:
+    as_started, seq_len = configured.stages, configured.seq_len
+    if configured.length is not None and saved.length is not None:
         as_started = _resolved(asked, saved.length)
     same_stages = _same_stages(as_started, saved.stages)
     if same_stages and (None in (seq_len, saved.seq_len) or seq_len == saved.seq_len):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from patch_algorithm.loss import TARGET_WEIGHTS, chunked, patch_cross_entropy, target_weights
 from patch_algorithm.patching import (
@@ -46,6 +47,28 @@ def inverse(k: int) -> Tensor:
     weights_K = target_weights(k, "inverse")
     assert weights_K is not None
     return weights_K
+
+
+class WithoutFloat64(TorchFunctionMode):
+    """An mps device, played by the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        tensor, *places = args
+        if (kwargs.get("device") or (places or [None])[0]) == torch.device("mps"):
+            if torch.float64 in (kwargs.get("dtype"), getattr(tensor, "dtype", None)):
+                raise TypeError("no float64 here")
+            kwargs.pop("device", None)
+            return func(tensor, *(torch.device("cpu") for _ in places), **kwargs)
+        return func(*args, **kwargs)
+
+
+def test_weights_on_a_device_without_float64() -> None:
+    with WithoutFloat64():
+        weights_K = target_weights(4, "inverse", torch.device("mps"))
+    assert weights_K is not None
+    assert weights_K.dtype is torch.float32
+    torch.testing.assert_close(weights_K, inverse(4).float())
 
 
 def test_weights_by_hand() -> None:
