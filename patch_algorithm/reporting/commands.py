@@ -1,0 +1,78 @@
+"""The command ``patch-level report``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]RUN...",
+            help="history.jsonl files, or save folders that hold one. NAME= puts runs in a group of that name.",
+            show_default=False,
+        ),
+    ],
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            help="One of the runs: its group is compared with. May be given several times. "
+            "[default: all runs without a patch stage]",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path("report"),
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Eval loss to compare, if the runs have several, such as metrics/val/LanguageCrossEntropy."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all numbers as JSON instead of the verdict as text.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
+) -> None:
+    """Compare finished or running runs: was patch-level training worth it?
+
+    Reads what the logger `history` wrote and writes report.html (one file, no network needed), its pictures
+    as PNG, and report.json. Runs that differ only in their seed form a group. The verdict compares patch runs
+    with token-only runs at equal data and at equal compute, and only runs whose schedules ended; else it says
+    which run is missing.
+
+    \b
+    Examples:
+      patch-level report runs/patch runs/twin
+      patch-level report runs/patch-* runs/twin-* --out /tmp/report
+      patch-level report carry=runs/a carry=runs/b reset=runs/c runs/twin --baseline runs/twin
+      patch-level report runs/patch runs/twin --json --overwrite > numbers.json
+
+    \b
+    Exit codes:
+      0  the report is written, whatever the verdict
+      2  bad input, with the file and the line; nothing is written
+    """
+    # Imported here: the help text shall not wait for matplotlib.
+    from patch_algorithm.reporting.report import PAGE, make_report, write_report
+
+    try:
+        if (out / PAGE).exists() and not overwrite:
+            raise ValueError(f"{out / PAGE} exists. Give --overwrite to replace it, or another --out.")
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out} is a file. Give a folder.")
+        found = make_report(runs, baseline or (), metric)
+        write_report(found, out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"patch-level report: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(found.to_text())
+        typer.echo(f"\n{out / PAGE}")
