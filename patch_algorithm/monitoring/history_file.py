@@ -38,7 +38,7 @@ class History:
         others: What was logged at the ends of epochs and fits.
         starts: The steps after which a process began; more than one if the run was resumed.
         settings: What each of these processes was asked to do: ``run_name``, ``max_duration``, ``seed``,
-            ``parameters`` and others. Empty where an older version wrote the file.
+            ``parameters`` and others. Older versions wrote the name only.
         ends: Of each fit that came to its end, the step, and the share of ``max_duration`` trained by then.
         damaged: Numbers of the lines that cannot be read, from 1.
         disordered: Numbers of the lines of steps that do not come after the one before.

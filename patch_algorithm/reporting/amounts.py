@@ -27,7 +27,7 @@ def compute(amount: float, axis: str = "flops") -> str:
         return f"{tokens(amount)} positions"
     if amount <= 0:
         return "0 FLOPs"
-    exponent = int(math.floor(math.log10(amount)))
+    exponent = math.floor(math.log10(amount))
     return f"{amount / 10**exponent:.2f} × 10{str(exponent).translate(_SUPERSCRIPTS)} FLOPs"
 
 
@@ -50,6 +50,10 @@ def axis_unit(axis: str, largest: float) -> tuple[float, str]:
     if axis == "flops":
         return 10.0**exponent, f"compute (10{str(exponent).translate(_SUPERSCRIPTS)} FLOPs)"
     exponent = min(exponent, 12)
-    names = {"raw_tokens": "raw tokens", "positions": "compute (positions, FLOPs not recorded)", "step": "steps"}
+    names = {
+        "raw_tokens": "raw tokens",
+        "positions": "compute (positions, FLOPs not recorded)",
+        "step": "steps",
+    }
     word = _WORDS[exponent]
     return 10.0**exponent, names[axis] + (f" ({word}s)" if word else "")

@@ -16,7 +16,7 @@ def report(
         list[str],
         typer.Argument(
             metavar="[NAME=]RUN...",
-            help="history.jsonl files, or save folders that hold one. NAME= puts runs in a group of that name.",
+            help="history.jsonl files, or save folders that hold one. NAME= names their group.",
             show_default=False,
         ),
     ],
@@ -32,31 +32,35 @@ def report(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path("report"),
     metric: Annotated[
         str | None,
-        typer.Option(help="Eval loss to compare, if the runs have several, such as metrics/val/LanguageCrossEntropy."),
+        typer.Option(
+            help="Eval loss to compare, if the runs have several, e.g. metrics/val/LanguageCrossEntropy."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print all numbers as JSON instead of the verdict as text.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
 ) -> None:
-    """Compare finished or running runs: was patch-level training worth it?
+    r"""Compare finished or running runs: was patch-level training worth it?
 
-    Reads what the logger `history` wrote and writes report.html (one file, no network needed), its pictures
-    as PNG, and report.json. Runs that differ only in their seed form a group. The verdict compares patch runs
-    with token-only runs at equal data and at equal compute, and only runs whose schedules ended; else it says
-    which run is missing.
+    Reads what the logger `history` wrote. Writes report.html (one file that
+    needs no network), its pictures as PNG, and report.json.
+
+    Runs that differ only in their seed form a group. The verdict compares
+    patch runs with token-only runs at equal data and at equal compute, and only
+    runs whose schedules ended; otherwise it says which run is missing.
 
     \b
     Examples:
       patch-level report runs/patch runs/twin
       patch-level report runs/patch-* runs/twin-* --out /tmp/report
-      patch-level report carry=runs/a carry=runs/b reset=runs/c runs/twin --baseline runs/twin
-      patch-level report runs/patch runs/twin --json --overwrite > numbers.json
+      patch-level report a=runs/1 a=runs/2 b=runs/3 --baseline runs/3
+      patch-level report runs/patch runs/twin --json > numbers.json
 
     \b
     Exit codes:
       0  the report is written, whatever the verdict
-      2  bad input, with the file and the line; nothing is written
+      2  bad input, named with file and line; nothing is written
     """
     # Imported here: the help text shall not wait for matplotlib.
     from patch_algorithm.reporting.report import PAGE, make_report, write_report

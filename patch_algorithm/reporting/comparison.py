@@ -1,8 +1,8 @@
-"""The verdict: what patches changed at equal data and at equal compute, and only where the comparison is fair.
+"""The verdict: what patches changed at equal data and at equal compute, where the comparison is fair.
 
-A loss is compared between runs that came to their end with their learning rate decayed. A baseline read in the
-middle of its schedule looks worse than it is: an independent replication of token superposition found that 85 %
-of an apparent 1.9-fold speed-up was the baseline's undecayed rate.
+A loss is compared between runs that came to their end with their learning rate decayed. A baseline read in
+the middle of its schedule looks worse than it is: an independent replication of token superposition found
+that 85 % of an apparent 1.9-fold speed-up was the baseline's undecayed rate.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from patch_algorithm.reporting.amounts import compute, nats, tokens
 from patch_algorithm.reporting.groups import Group
@@ -145,7 +146,7 @@ def speed_up(subject: Group, baselines: Sequence[Group], axis: str) -> SpeedUp:
     own, loss = subject.total(axis), subject.final_loss
     if not ladder or own is None or loss is None:
         return SpeedUp(subject.name, "speed-up: not stated without a completed twin whose schedule ended.")
-    for (less, above, first), (more, below, second) in zip(ladder, ladder[1:], strict=False):
+    for (less, above, first), (more, below, second) in pairwise(ladder):
         if above >= loss >= below and above > below:
             part = (above - loss) / (above - below)
             needs = math.exp(math.log(less) + part * (math.log(more) - math.log(less)))
@@ -222,7 +223,9 @@ def _unfair(one: Group, other: Group) -> str | None:
 def _no_twin(subject: Group, baselines: Sequence[Group], basis: str, axis: str) -> str:
     own = subject.total(axis)
     if not baselines:
-        return f"not stated, because there is no token-only run to compare with. {_twin(subject, basis, axis)}"
+        return (
+            f"not stated, because there is no token-only run to compare with. {_twin(subject, basis, axis)}"
+        )
     what = "raw tokens" if basis == "data" else "compute"
     longer = [(b.total(axis) or 0, b) for b in baselines if own and (b.total(axis) or 0) > own]
     text = f"not stated, because no run of {_names(baselines)} ends at as much {what}. "
@@ -233,8 +236,8 @@ def _no_twin(subject: Group, baselines: Sequence[Group], basis: str, axis: str) 
         left = _rate_at(baseline, own, axis)
         if left is not None and left > 0.12:
             text += (
-                f"{baseline.name} passes that point with its rate at {left:.0%} of the peak: its loss there is not "
-                "that of a run that ends there. "
+                f"{baseline.name} passes that point at {left:.0%} of its peak rate: its loss there is "
+                "not that of a run that ends there. "
             )
     return text + _twin(subject, basis, axis)
 

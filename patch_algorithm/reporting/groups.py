@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -111,8 +112,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for key, group in members.items():
         if isinstance(key, str) and len({_stages(run) for run in group}) > 1:
             raise ValueError(
-                f"The runs named {key!r} differ in their stages: {', '.join(run.path for run in group)}. Runs of a "
-                "group may differ in their seed only; give the others another name."
+                f"The runs named {key!r} differ in their stages: {', '.join(run.path for run in group)}. "
+                "Runs of a group may differ in their seed only; give the others another name."
             )
         name = key if isinstance(key, str) else _common_name(group)
         while name in taken:
@@ -128,8 +129,7 @@ def _signature(run: Run) -> tuple[Any, ...]:
     )
     rates = run.rates
     peak = max((rate for _, rate in rates), default=0.0)
-    # A quarter, the middle and three quarters tell schedules apart.
-    shape = [f"{rates[len(rates) * part // 4][1]:.4g}" for part in (1, 2, 3)] if rates else []
+    shape = [f"{rates[(len(rates) - 1) * part // 16][1]:.3g}" for part in range(17)] if rates else []
     return (_stages(run), settings, f"{peak:.4g}", *shape, run.sound, run.metric)
 
 
@@ -141,9 +141,12 @@ def _stages(run: Run) -> tuple[Any, ...]:
 
 def _common_name(runs: Sequence[Run]) -> str:
     """What the names have in common at their beginning; the first name where that is nothing."""
-    first, last = min(run.name for run in runs), max(run.name for run in runs)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    common = first if len(runs) == 1 else first[:length].rstrip("-_. ").removesuffix("seed").rstrip("-_. ")
+    if len(runs) == 1:
+        return runs[0].name
+    common = os.path.commonprefix([run.name for run in runs])
+    if any(run.name[len(common) :][:1].isdigit() for run in runs):  # seeds 17 and 18 share a digit
+        common = common.rstrip("0123456789")
+    common = common.rstrip("-_. ").removesuffix("seed").rstrip("-_. ")
     return common or f"{runs[0].name} and {len(runs) - 1} more"
 
 

@@ -79,9 +79,7 @@ class Report:
         }
 
 
-def make_report(
-    runs: Sequence[str], baselines: Sequence[str] = (), metric: str | None = None
-) -> Report:
+def make_report(runs: Sequence[str], baselines: Sequence[str] = (), metric: str | None = None) -> Report:
     """Reads runs and compares them.
 
     Args:
@@ -97,6 +95,10 @@ def make_report(
     if len({run.metric for run in read}) > 1:
         names = ", ".join(sorted({run.metric for run in read}))
         raise ValueError(f"The runs have different eval losses ({names}). Choose one with --metric.")
+    names = [run.name for run in read]
+    for run in read:
+        if names.count(run.name) > 1:
+            run.name = run.path
     groups = group_runs(read)
     compared = choose_baselines(groups, [_place(text) for text in baselines])
     compute = compute_axis(groups)
@@ -172,7 +174,9 @@ def _notes(runs: Sequence[Run], groups: Sequence[Group], compute: str, judged: b
             names = " and ".join(run.name for run in group.runs if run.seed == seed)
             notes.append(f"{names} have the same seed ({seed}): their difference is no spread of seeds.")
     if len(runs) > 1:
-        notes.append("That all runs were evaluated on the same rows, with the same tokenizer, is taken for granted.")
+        notes.append(
+            "That all runs were evaluated on the same rows, with the same tokenizer, is taken for granted."
+        )
     return notes
 
 
@@ -206,4 +210,8 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _point(point: Point | None) -> dict[str, Any] | None:
-    return None if point is None else {**asdict(point.at), "loss": point.loss, "low": point.low, "high": point.high}
+    return (
+        None
+        if point is None
+        else {**asdict(point.at), "loss": point.loss, "low": point.low, "high": point.high}
+    )

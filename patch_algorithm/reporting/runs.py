@@ -75,7 +75,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its last process was asked to do; empty in files of older versions."""
+        """What its last process was asked to do; files of older versions have only its name."""
         return self.history.settings[-1] if self.history.settings else {}
 
     @property
@@ -132,7 +132,7 @@ class Run:
         ends = [share for step, share in self.history.ends if step == self.end.step]
         if ends:
             return ends[-1]
-        return _share_of(self.settings, self.end) if self.settings else None
+        return _share_of(self.settings, self.end) if self.settings.get("max_duration") else None
 
     @property
     def completed(self) -> bool | None:
@@ -275,8 +275,8 @@ def _of_the_file(run: Run) -> list[str]:
         found.append(f"truncated or damaged lines were left out: line {where}")
     if history.disordered:
         found.append(
-            f"mixed: from line {history.disordered[0]} on, steps come out of order, so two processes wrote to "
-            "this file; it is drawn but not compared"
+            f"mixed: from line {history.disordered[0]} on, steps come out of order, so two processes wrote "
+            "to this file; it is drawn but not compared"
         )
     if history.replaced:
         found.append(f"an older run of {history.replaced} steps in the same file was left out")
@@ -312,7 +312,9 @@ def _of_the_run(run: Run) -> list[str]:
         found.append("the learning rate is not recorded")
     if run.end.flops is None:
         found.append("FLOPs are not recorded")
-    losses = [line for line in run.history.steps if not math.isfinite(line.metrics.get("loss/train/total", 0.0))]
+    losses = [
+        line for line in run.history.steps if not math.isfinite(line.metrics.get("loss/train/total", 0.0))
+    ]
     if losses:
         found.append(f"the training loss is not finite at step {losses[0].at.step}")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from statistics import mean, median
 
 from patch_algorithm.monitoring.history_file import Line
@@ -12,7 +13,7 @@ from patch_algorithm.reporting.runs import Run
 __all__ = ["memory", "patch_loss", "rates", "speed", "token_loss"]
 
 Curve = list[tuple[float, float]]
-_MOST_POINTS = 150
+_MOST_POINTS = 60
 _MEMORY = ("patch_monitor/peak_memory_gb", "memory/peak_allocated_mem")
 
 
@@ -72,13 +73,13 @@ def _values(lines: Sequence[Line], value: Callable[[Line], float | None]) -> Cur
 
 
 def _speeds(run: Run, index: int) -> Curve:
-    """Means over a twentieth of the stage each; the first step of a start compiles and is left out."""
+    """Means over a twelfth of the stage each; the first step of a start compiles and is left out."""
     lines = _stage_lines(run, index)
     starts = {start + 1 for start in run.history.starts} | {run.spans[index].begin.step + 1}
-    width = max(len(lines) // 20, 1)
+    width = max(len(lines) // 12, 1)
     curve: Curve = []
     tokens = seconds = 0.0
-    for number, (before, after) in enumerate(zip(lines, lines[1:], strict=False), 1):
+    for number, (before, after) in enumerate(pairwise(lines), 1):
         if after.at.step not in starts and after.at.seconds > before.at.seconds:
             tokens += after.at.raw_tokens - before.at.raw_tokens
             seconds += after.at.seconds - before.at.seconds
@@ -89,7 +90,7 @@ def _speeds(run: Run, index: int) -> Curve:
 
 
 def _medians(curves: Sequence[Curve]) -> Curve:
-    """The median of curves at the places that all have, in at most 150 points, which are means."""
+    """The median of curves at the places that all have, in at most 60 points, which are means."""
     tables = [dict(curve) for curve in curves if curve]
     if not tables:
         return []

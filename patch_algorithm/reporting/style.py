@@ -59,6 +59,13 @@ _LIGHTER = ("#56B4E9", "#F08A4B", "#3CC7A0", "#E8A5CB", "#E6C34A", "#A9A9F0")
 LIGHT = Theme("light", "#ffffff", "#1f2328", "#8b949e", "#e9eef6", _OKABE_ITO)
 DARK = Theme("dark", "#14181d", "#e6e9ec", "#7d8590", "#232c38", _LIGHTER)
 
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1.4, 2)), (0, (8, 2)), (0, (3, 1, 1, 1)))
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 2)),
+    (0, (1, 1.4)),
+    (0, (6, 2, 1.4, 2)),
+    (0, (8, 2)),
+    (0, (3, 1, 1, 1)),
+)
 """One for each colour, so that a print in grey can be read."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
