@@ -1,4 +1,4 @@
-"""Reading ``history.jsonl``, also that of a run that goes on, was killed or was resumed. It needs no torch."""
+"""Reads ``history.jsonl``, also that of a run that goes on, was killed or was resumed. It needs no torch."""
 
 from __future__ import annotations
 

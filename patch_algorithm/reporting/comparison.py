@@ -146,17 +146,30 @@ def speed_up(subject: Group, baselines: Sequence[Group], axis: str) -> SpeedUp:
     own, loss = subject.total(axis), subject.final_loss
     if not ladder or own is None or loss is None:
         return SpeedUp(subject.name, "speed-up: not stated without a completed twin whose schedule ended.")
+    doubt = _doubt(subject, baselines, ladder)
     for (less, above, first), (more, below, second) in pairwise(ladder):
         if above >= loss >= below and above > below:
             part = (above - loss) / (above - below)
             needs = math.exp(math.log(less) + part * (math.log(more) - math.log(less)))
             text = f"interpolated between {first} and {second}"
-            return SpeedUp(subject.name, _says(needs / own, "", text), needs / own, needs / own)
+            return SpeedUp(subject.name, _says(needs / own, "", text) + doubt, needs / own, needs / own)
     most, best, name = min(ladder, key=lambda entry: entry[1])
     if loss <= best:
-        return SpeedUp(subject.name, _says(most / own, "at least ", f"{name} ends no lower"), low=most / own)
+        return SpeedUp(
+            subject.name, _says(most / own, "at least ", f"{name} ends no lower") + doubt, low=most / own
+        )
     least, _, name = ladder[0]
-    return SpeedUp(subject.name, _says(least / own, "below ", f"{name} ends lower"), high=least / own)
+    return SpeedUp(subject.name, _says(least / own, "below ", f"{name} ends lower") + doubt, high=least / own)
+
+
+def _doubt(subject: Group, baselines: Sequence[Group], ladder: Sequence[tuple[float, float, str]]) -> str:
+    """Which differences the number rests on that are none beyond the seeds' spread."""
+    names = {name for _, _, name in ladder}
+    close = [b.name for b in baselines if b.name in names and _apart(subject, b) is False]
+    if close:
+        return f" It is not certain: the final losses of {subject.name} and {' and '.join(close)} overlap."
+    single = subject.spread is None or any(b.spread is None for b in baselines if b.name in names)
+    return " One seed: no spread known." if single else ""
 
 
 def _says(factor: float, bound: str, why: str) -> str:
@@ -167,6 +180,7 @@ def _says(factor: float, bound: str, why: str) -> str:
 
 
 def _apart(one: Group, other: Group) -> bool | None:
+    """Whether the final losses of two groups do not overlap."""
     a, b = one.final_losses, other.final_losses
     if min(len(a), len(b)) < 2:
         return None
@@ -187,10 +201,13 @@ def _of_seeds(one: Group, other: Group, apart: bool | None) -> str:
         known = one if single[0] is other else other
         return f"One seed of {single[0].name}: no spread known; {known.name} spreads {known.spread:.3f} nats."
     n, m = len(one.final_losses), len(other.final_losses)
-    text = f"{one.seeds} ({one.spread:.3f} nats apart) against {other.seeds} ({other.spread:.3f}); medians. "
+    text = (
+        f"Medians: {one.seeds} that spread over {one.spread:.3f} nats, and {other.seeds} that spread over "
+        f"{other.spread:.3f}. "
+    )
     if apart:
         odds = math.comb(n + m, n) / 2
-        return text + f"The ranges do not overlap, which happens by chance once in {odds:g} times."
+        return text + f"The ranges do not overlap; without a difference that happens one time in {odds:g}."
     return text + "The ranges overlap."
 
 

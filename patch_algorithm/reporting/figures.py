@@ -20,6 +20,8 @@ from patch_algorithm.reporting.style import DASHES, MARKERS, Theme
 __all__ = ["Scene", "curve_figure", "eval_figure", "final_figure", "recovery_figure", "training_figure"]
 
 _WIDTH = 8.6
+_STEEP = 0.12
+"""The first share of the longest run sets no scale: its losses are nats above the rest."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,7 @@ class Scene:
 
     def largest(self, axis: str) -> float:
         """How far the runs go on an axis."""
-        return max(
-            run_end for g in self.groups for run in g.runs if (run_end := x_of(run.end, axis)) is not None
-        )
+        return max(total for g in self.groups if (total := g.total(axis)) is not None)
 
 
 def eval_figure(scene: Scene, theme: Theme, axis: str) -> Figure:
@@ -60,10 +60,10 @@ def eval_figure(scene: Scene, theme: Theme, axis: str) -> Figure:
     for group in scene.groups:
         _eval_curve(ax, scene, theme, group, axis, by)
     losses = [(x_of(p.at, axis) or 0.0, p) for g in scene.groups for p in g.evals]
-    # The first evaluations are several nats above the rest and would flatten it.
-    kept = [p for x, p in losses if x >= 0.12 * scene.largest(axis)] or [p for _, p in losses]
+    kept = [p for x, p in losses if x >= _STEEP * scene.largest(axis)] or [p for _, p in losses]
     _limit(ax, min(p.low for p in kept), max(p.high for p in kept))
     _dress(ax, scene, theme, axis, by, label, "eval loss (nats per token)")
+    _legend(figure)
     return figure
 
 
@@ -83,34 +83,30 @@ def final_figure(scene: Scene, theme: Theme) -> Figure:
     """The eval loss at the end of each run, over its compute."""
     figure, ax = _figure(3.4)
     by, label = axis_unit(scene.compute, scene.largest(scene.compute))
-    for group in scene.groups:
-        colour, xs = scene.look(group, theme)["color"], []
-        for run in group.runs:
-            x = x_of(run.end, scene.compute)
-            if run.final_loss is None or x is None:
-                continue
-            xs.append(x / by)
-            fill = colour if run.unfinished() is None else theme.ground
-            ax.plot(
-                [x / by],
-                [run.final_loss],
-                scene.marker(group),
-                color=colour,
-                markerfacecolor=fill,
-                markersize=7,
-            )
-        if xs and group.final_loss is not None:
-            ax.plot([], [], scene.marker(group), color=colour, label=_label(group))
-            if len(xs) > 1:
-                ax.plot(
-                    xs[:1], [group.final_loss], marker="_", markersize=26, markeredgewidth=2, color=colour
-                )
+    for number, group in enumerate(scene.groups):
+        # Groups of equal compute would cover each other.
+        aside = (number - (len(scene.groups) - 1) / 2) * 0.014 * scene.largest(scene.compute) / by
+        _final_losses(ax, scene, theme, group, by, aside)
     ax.set_xlim(0, scene.largest(scene.compute) / by * 1.08)
     ax.margins(y=0.18)
     ax.set_xlabel(label)
     ax.set_ylabel("eval loss (nats per token)")
-    _legend(ax)
+    _legend(figure)
     return figure
+
+
+def _final_losses(ax: Axes, scene: Scene, theme: Theme, group: Group, by: float, aside: float) -> None:
+    colour, marker, total = scene.look(group, theme)["color"], scene.marker(group), group.total(scene.compute)
+    if total is None or group.final_loss is None:
+        return
+    place = total / by + aside
+    for run in group.runs:
+        if run.final_loss is not None:
+            fill = colour if run.unfinished() is None else theme.ground
+            ax.plot([place], [run.final_loss], marker, color=colour, markerfacecolor=fill, markersize=7)
+    if len(group.final_losses) > 1:
+        ax.plot([place], [group.final_loss], "_", markersize=24, markeredgewidth=2, color=colour)
+    ax.plot([], [], marker, color=colour, label=_label(group))
 
 
 def recovery_figure(scene: Scene, theme: Theme, recovery: Recovery) -> Figure:
@@ -125,36 +121,28 @@ def recovery_figure(scene: Scene, theme: Theme, recovery: Recovery) -> Figure:
     switch = x_of(subject.spans[-2].end, axis) or 0.0
     end = x_of(subject.runs[0].end, axis) or 1.0
     left, right = max(switch - 0.35 * (end - switch), 0.0), end + 0.06 * (end - switch)
-    near = [p for g in shown for p in g.evals if left <= (x_of(p.at, axis) or 0.0) <= right]
+    near = [p for g in shown for p in g.evals if switch <= (x_of(p.at, axis) or 0.0) <= right]
     if near:
         _limit(ax, min(p.low for p in near), max(p.high for p in near))
-    ax.axvline(switch / by, color=theme.faint, linewidth=1)
-    _mark(ax, theme, recovery.before, "before", axis, by, (-6, 10), "right")
-    _mark(ax, theme, recovery.after, "after", axis, by, (8, 8), "left")
+    _mark(ax, theme, recovery.before, "before the switch", axis, by, "o")
+    _mark(ax, theme, recovery.after, "first after it", axis, by, "D")
     if recovery.level is not None:
-        words = f"level after {recovery.steps:,} steps"
-        _mark(ax, theme, recovery.level, words, axis, by, (8, 10), "left")
-    # The staged group's bands are of another run if several have patches.
-    _dress(ax, replace(scene, staged=subject), theme, axis, by, label, "eval loss (nats per token)")
-    ax.set_xlim(left / by, right / by)
+        _mark(ax, theme, recovery.level, f"level {recovery.steps:,} steps after it", axis, by, "*")
+    # The bands are the subject's, though another group's stages may be shaded elsewhere.
+    view = (left / by, right / by)
+    _dress(ax, replace(scene, staged=subject), theme, axis, by, label, "eval loss (nats per token)", view)
+    _legend(figure)
     return figure
 
 
-def _mark(
-    ax: Axes, theme: Theme, point: Point | None, words: str, axis: str, by: float, offset: Any, side: str
-) -> None:
+def _mark(ax: Axes, theme: Theme, point: Point | None, words: str, axis: str, by: float, marker: str) -> None:
+    """A point that the legend tells of: beside the curves the words would cover them."""
     if point is None or (x := x_of(point.at, axis)) is None:
         return
-    ax.plot([x / by], [point.loss], "o", color=theme.ink, markersize=5, zorder=5)
-    ax.annotate(
-        f"{words}: {point.loss:.3f}",
-        (x / by, point.loss),
-        textcoords="offset points",
-        xytext=offset,
-        ha=side,
-        fontsize=9,
-        bbox={"facecolor": theme.ground, "edgecolor": "none", "alpha": 0.75, "pad": 1},
-    )
+    size = 15 if marker == "*" else 7
+    look: dict[str, Any] = {"color": theme.ink, "markersize": size, "zorder": 5 if marker == "*" else 6}
+    label = f"{words}: {point.loss:.3f}"
+    ax.plot([x / by], [point.loss], marker, markerfacecolor="none", markeredgewidth=1.6, label=label, **look)
 
 
 def training_figure(scene: Scene, theme: Theme) -> Figure:
@@ -169,30 +157,28 @@ def training_figure(scene: Scene, theme: Theme) -> Figure:
     for number, (curves, title) in enumerate(used, 1):
         ax = figure.add_subplot(1, len(used), number)
         _curves(ax, scene, theme, curves, by)
-        ys = sorted(y for g in scene.groups for curve in curves(g) for _, y in curve)
-        if ys:
-            _limit(ax, ys[0], ys[min(int(len(ys) * 0.97), len(ys) - 1)])
+        points = [point for g in scene.groups for curve in curves(g) for point in curve]
+        kept = [y for x, y in points if x >= _STEEP * scene.largest("raw_tokens")] or [y for _, y in points]
+        _limit(ax, min(kept), max(kept))
         ax.set_xlim(0, scene.largest("raw_tokens") / by * 1.02)
         ax.set_xlabel(label)
         ax.set_title(title)
-        _legend(ax)
+    _legend(figure)
     if len(used) == 2:
         figure.suptitle("two losses on two scales: the panels are not comparable", fontsize=10)
     return figure
 
 
-def curve_figure(
-    scene: Scene, theme: Theme, curves: Callable[[Group], list[Any]], label: str, from_zero: bool
-) -> Figure:
-    """Any other curve, over raw tokens."""
+def curve_figure(scene: Scene, theme: Theme, curves: Callable[[Group], list[Any]], label: str) -> Figure:
+    """Any other curve, over raw tokens, from zero."""
     figure, ax = _figure(3.2)
     by, x_label = axis_unit("raw_tokens", scene.largest("raw_tokens"))
     _curves(ax, scene, theme, curves, by)
-    if from_zero:
-        ax.set_ylim(0, ax.get_ylim()[1] * 1.12)
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.05)
     if ax.get_ylim()[1] >= 1000:
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     _dress(ax, scene, theme, "raw_tokens", by, x_label, label)
+    _legend(figure)
     return figure
 
 
@@ -212,39 +198,44 @@ def _figure(height: float = 4.0) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _dress(ax: Axes, scene: Scene, theme: Theme, axis: str, by: float, x_label: str, y_label: str) -> None:
-    ax.set_xlim(0, scene.largest(axis) / by * 1.02)
+def _dress(
+    ax: Axes,
+    scene: Scene,
+    theme: Theme,
+    axis: str,
+    by: float,
+    x_label: str,
+    y_label: str,
+    view: tuple[float, float] | None = None,
+) -> None:
+    ax.set_xlim(*(view or (0, scene.largest(axis) / by * 1.02)))
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
-    _bands(ax, scene, theme, axis, by)
-    _legend(ax)
-
-
-def _bands(ax: Axes, scene: Scene, theme: Theme, axis: str, by: float) -> None:
     for group in scene.groups:
         if group is not scene.staged and group.has_patches:
             for span in group.spans[:-1]:
-                ax.axvline(
-                    (x_of(span.end, axis) or 0.0) / by, linewidth=1.2, alpha=0.8, **scene.look(group, theme)
-                )
-    if scene.staged is None:
-        return
+                place = (x_of(span.end, axis) or 0.0) / by
+                ax.axvline(place, linewidth=1.2, alpha=0.8, **scene.look(group, theme))
+    if scene.staged is not None:
+        _bands(ax, scene.staged, theme, axis, by)
+
+
+def _bands(ax: Axes, group: Group, theme: Theme, axis: str, by: float) -> None:
+    """Shades a group's patch stages and names all its stages, above the axes and as the room allows."""
     above = blended_transform_factory(ax.transData, ax.transAxes)
-    for span in scene.staged.spans:
-        left, right = ((x_of(at, axis) or 0.0) / by for at in (span.begin, span.end))
-        if span.k > 1:
+    low, high = ax.get_xlim()
+    for span in group.spans:
+        left, right = (x / by for x in group.reach(span, axis))
+        left, right = max(left, low), min(right, high)
+        share = (right - left) / (high - low)
+        if span.k > 1 and right > left:
             ax.axvspan(left, right, color=theme.band, zorder=0, linewidth=0)
-        ax.text(
-            (left + right) / 2,
-            1.015,
-            span.label,
-            transform=above,
-            ha="center",
-            va="bottom",
-            fontsize=9,
-            color=theme.ink,
-            clip_on=False,
+        label = (
+            span.label if share > 0.022 * len(span.label) / 2 else f"k={span.k}" if span.k > 1 else "tokens"
         )
+        if share > 0.03:
+            ax.axvline(right, color=theme.faint, linewidth=0.8, zorder=1)
+            ax.text((left + right) / 2, 1.015, label, transform=above, ha="center", va="bottom", fontsize=9)
 
 
 def _limit(ax: Axes, low: float, high: float) -> None:
@@ -256,6 +247,16 @@ def _label(group: Group) -> str:
     return group.name if len(group.runs) == 1 else f"{group.name} ({len(group.runs)} seeds)"
 
 
-def _legend(ax: Axes) -> None:
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="best", fontsize=9)
+def _legend(figure: Figure) -> None:
+    """One below the axes, where it covers no curve."""
+    entries: dict[str, Any] = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= {
+            label: handle for handle, label in zip(handles, labels, strict=True) if label not in entries
+        }
+    if entries:
+        columns = min(len(entries), 3)
+        figure.legend(
+            list(entries.values()), list(entries), loc="outside lower center", ncols=columns, fontsize=9
+        )

@@ -81,6 +81,13 @@ class Group:
         known = [value for value in values if value is not None]
         return median(known) if len(known) == len(values) else None
 
+    def reach(self, span: Span, axis: str) -> tuple[float, float]:
+        """Where a stage of its first run begins and ends on an axis; times are medians over its runs."""
+        index = self.spans.index(span)
+        alike = [run.spans[index] for run in self.runs if index < len(run.spans)]
+        left, right = (median(x_of(at, axis) or 0.0 for at in ats) for ats in _ends(alike))
+        return left, right
+
     @property
     def seeds(self) -> str:
         """How many seeds it has, as the verdict says it."""
@@ -91,6 +98,10 @@ class Group:
             return f"{len(self.runs)} runs, seeds not recorded"
         distinct = len(set(known))
         return f"{distinct} seeds" if distinct == len(known) else f"{len(known)} runs of {distinct} seeds"
+
+
+def _ends(spans: Sequence[Span]) -> tuple[list[Moment], list[Moment]]:
+    return [span.begin for span in spans], [span.end for span in spans]
 
 
 def x_of(moment: Moment, axis: str) -> float | None:

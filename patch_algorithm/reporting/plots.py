@@ -38,7 +38,7 @@ def pictures(groups: Sequence[Group], recoveries: Sequence[Recovery], compute: s
     """The figures that these groups give something to draw for."""
     scene = figures.Scene(tuple(groups), next((g for g in groups if g.has_patches), None), compute)
     found: list[Picture] = []
-    bands = f" Shaded: the stages of {scene.staged.name}." if scene.staged else ""
+    bands = f" Shaded: patch stages of {scene.staged.name}." if scene.staged else ""
     bands += _other_switches(scene)
     several = any(len(group.runs) > 1 for group in groups)
     seeds = " Line: median of the seeds; band: lowest to highest." if several else ""
@@ -62,7 +62,8 @@ def pictures(groups: Sequence[Group], recoveries: Sequence[Recovery], compute: s
             Picture(
                 "final-by-compute",
                 "Eval loss at the end of each run",
-                "Filled: the run came to its end with its schedule. Hollow: it did not, and is not compared.",
+                "Filled: the run came to its end with its schedule. Hollow: it did not, and is not compared. "
+                "Bar: the median of the seeds. Groups of equal compute are drawn side by side.",
                 lambda theme: figures.final_figure(scene, theme),
             )
         )
@@ -81,8 +82,8 @@ def pictures(groups: Sequence[Group], recoveries: Sequence[Recovery], compute: s
             "training-loss",
             "Training loss, stage by stage",
             "A patch-stage loss is the mean over the k tokens of the next patch, which the "
-            "model has not read: it is higher by nature. Compare it neither with a loss per next token nor with "
-            "that of another k.",
+            "model has not read: it is higher by nature. Compare it neither with a loss per next token nor "
+            "with that of another k.",
             lambda theme: figures.training_figure(scene, theme),
         )
     )
@@ -100,14 +101,13 @@ def draw(picture: Picture, theme: Theme, kind: str, dpi: int = 150) -> bytes:
 
 
 def _resources(scene: figures.Scene, bands: str) -> Iterator[Picture]:
-    for name, title, caption, curves, label, from_zero in (
+    for name, title, caption, curves, label in (
         (
             "learning-rate",
             "Learning rate",
             "After each step, of the first parameter group.",
             series.rates,
-            "rate",
-            True,
+            "learning rate",
         ),
         (
             "speed",
@@ -115,7 +115,6 @@ def _resources(scene: figures.Scene, bands: str) -> Iterator[Picture]:
             "Raw tokens a second of training, evaluation left out, without first steps.",
             series.speed,
             "raw tokens / s",
-            True,
         ),
         (
             "memory",
@@ -123,7 +122,6 @@ def _resources(scene: figures.Scene, bands: str) -> Iterator[Picture]:
             "Peak of the stage so far, on the logging rank: allocated on a GPU, else resident.",
             series.memory,
             "GB",
-            True,
         ),
     ):
         if any(curve for group in scene.groups for curve in curves(group)):
@@ -131,9 +129,7 @@ def _resources(scene: figures.Scene, bands: str) -> Iterator[Picture]:
                 name,
                 title,
                 caption + bands,
-                lambda theme, curves=curves, label=label, from_zero=from_zero: figures.curve_figure(
-                    scene, theme, curves, label, from_zero
-                ),
+                lambda theme, curves=curves, label=label: figures.curve_figure(scene, theme, curves, label),
             )
 
 

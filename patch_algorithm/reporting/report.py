@@ -59,7 +59,7 @@ class Report:
             lines += [up.subject, *(f"  {v.text}" for v in self.verdicts[2 * number : 2 * number + 2])]
             lines.append(f"  {up.text}")
         for recovery in self.recoveries:
-            lines.append(f"  {recovery_words(recovery)}")
+            lines.append(f"{recovery.subject}: {recovery_words(recovery)}")
         lines += [f"{run.name}: {finding}." for run in self.runs for finding in run.findings]
         return "\n".join([*lines, *self.notes])
 
@@ -135,8 +135,8 @@ def recovery_words(recovery: Recovery) -> str:
     before = f"{recovery.before.loss:.3f}" if recovery.before else "not evaluated"
     after = "not evaluated"
     if recovery.after:
-        after = f"{recovery.after.loss:.3f} {recovery.after.at.step - recovery.step:,} steps later"
-    text = f"switch after step {recovery.step:,}: eval loss {before} before, {after}"
+        after = f"{recovery.after.loss:.3f} at {recovery.after.at.step - recovery.step:,} steps after it"
+    text = f"switch at step {recovery.step:,}: eval loss {before} before it, {after}"
     if recovery.level is None:
         return f"{text}; level with the baseline at equal compute: {recovery.text}."
     return (
@@ -175,7 +175,7 @@ def _notes(runs: Sequence[Run], groups: Sequence[Group], compute: str, judged: b
             notes.append(f"{names} have the same seed ({seed}): their difference is no spread of seeds.")
     if len(runs) > 1:
         notes.append(
-            "That all runs were evaluated on the same rows, with the same tokenizer, is taken for granted."
+            "It is taken for granted that all runs were evaluated on the same rows, with the same tokenizer."
         )
     return notes
 

@@ -127,6 +127,12 @@ class Run:
         return rates[-1] / max(rates) if rates and max(rates) > 0 else None
 
     @property
+    def _nearly_decayed(self) -> bool:
+        """Whether one more such step ends the decay, as in runs that decay over a few steps."""
+        rates = [rate for _, rate in self.rates]
+        return len(rates) > 1 and 2 * rates[-1] - rates[-2] <= AT_MINIMUM * max(rates)
+
+    @property
     def share_trained(self) -> float | None:
         """The share of its ``max_duration`` that was trained; ``None`` if the file does not say."""
         ends = [share for step, share in self.history.ends if step == self.end.step]
@@ -163,7 +169,7 @@ class Run:
         left = self.rate_left
         if self.completed is None and left is None:
             return "its file records neither max_duration nor the learning rate"
-        if left is not None and left > AT_MINIMUM:
+        if left is not None and left > AT_MINIMUM and not (self.completed and self._nearly_decayed):
             return f"its learning rate is at {left:.0%} of the peak at its end"
         return None
 
@@ -302,7 +308,11 @@ def _of_the_run(run: Run) -> list[str]:
     if run.completed is False:
         planned = run.settings.get("max_duration")
         found.append(f"broken off or still running: it has trained {run.end.step} steps of {planned}")
-    if run.completed is None:
+    if run.settings.get("source"):
+        found.append(
+            "read from tensorboard: its time includes evaluation, and its planned end is not recorded"
+        )
+    elif run.completed is None:
         found.append("written by an older version: whether it came to its planned end is not recorded")
     if not run.evals:
         found.append(f"no evaluation with {run.metric} is recorded")

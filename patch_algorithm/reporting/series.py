@@ -76,16 +76,18 @@ def _speeds(run: Run, index: int) -> Curve:
     """Means over a twelfth of the stage each; the first step of a start compiles and is left out."""
     lines = _stage_lines(run, index)
     starts = {start + 1 for start in run.history.starts} | {run.spans[index].begin.step + 1}
-    width = max(len(lines) // 12, 1)
+    pairs = [
+        (before.at, after.at)
+        for before, after in pairwise(lines)
+        if after.at.step not in starts and after.at.seconds > before.at.seconds
+    ]
+    parts = min(len(pairs), 12)
     curve: Curve = []
-    tokens = seconds = 0.0
-    for number, (before, after) in enumerate(pairwise(lines), 1):
-        if after.at.step not in starts and after.at.seconds > before.at.seconds:
-            tokens += after.at.raw_tokens - before.at.raw_tokens
-            seconds += after.at.seconds - before.at.seconds
-        if (number % width == 0 or number + 1 == len(lines)) and seconds > 0:
-            curve.append((float(after.at.raw_tokens), tokens / seconds))
-            tokens = seconds = 0.0
+    for part in range(parts):
+        chunk = pairs[part * len(pairs) // parts : (part + 1) * len(pairs) // parts]
+        tokens = sum(after.raw_tokens - before.raw_tokens for before, after in chunk)
+        seconds = sum(after.seconds - before.seconds for before, after in chunk)
+        curve.append((float(chunk[-1][1].raw_tokens), tokens / seconds))
     return curve
 
 

@@ -13,6 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from patch_algorithm.cli import app
+from patch_algorithm.reporting.plots import draw, pictures
+from patch_algorithm.reporting.report import make_report
+from patch_algorithm.reporting.style import DARK, LIGHT
 from tests.reporting.synthetic import SAME_COMPUTE, SAME_DATA, ends_at, run
 
 PICTURES = {
@@ -81,17 +84,32 @@ def test_page_pictures_and_numbers(runs: list[str], tmp_path: Path) -> None:
     assert [group["name"] for group in numbers["groups"]] == ["patch", "data", "compute"]
 
 
-def test_json_and_overwriting(runs: list[str], tmp_path: Path) -> None:
-    call = ["report", *runs[:1], runs[2], "--out", str(tmp_path / "out"), "--json"]
+def test_json_and_overwriting(runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr("patch_algorithm.reporting.report.write_report", lambda _, out: written.append(out))
+    call = ["report", runs[0], runs[2], "--out", str(tmp_path / "out"), "--json"]
     first = CliRunner().invoke(app, call)
     assert first.exit_code == 0
     assert json.loads(first.stdout)["verdicts"][0]["stated"] is True
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").touch()
     second = CliRunner().invoke(app, call)
     assert second.exit_code == 2
     assert "report.html exists. Give --overwrite" in second.output
-    page = (tmp_path / "out" / "report.html").read_bytes()
+    assert written == [tmp_path / "out"]
     assert CliRunner().invoke(app, [*call, "--overwrite"]).stdout == first.stdout
-    assert (tmp_path / "out" / "report.html").read_bytes() == page, "the same runs give the same bytes"
+    assert len(written) == 2
+
+
+def test_the_same_runs_give_the_same_bytes_and_a_theme_others(runs: list[str]) -> None:
+    report = make_report(runs)
+    picture = pictures(report.groups, report.recoveries, report.compute)[0]
+    light = draw(picture, LIGHT, "svg")
+    assert draw(picture, LIGHT, "svg") == light
+    assert LIGHT.lines[0].lower().encode() in light
+    dark = draw(picture, DARK, "svg")
+    assert DARK.lines[0].lower().encode() in dark
+    assert DARK.ground.encode() in dark
 
 
 def test_every_odd_run_can_be_drawn(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_one_seed_against_both_twins(tmp_path: Path) -> None:
     assert up.low == up.high == pytest.approx(2**0.6)
     assert up.text == (
         "speed-up in compute: 1.52; token-only training reaches the same loss with 1.52 times the compute "
-        "(interpolated between compute and data)."
+        "(interpolated between compute and data). One seed: no spread known."
     )
     assert report.groups[0].total("flops") == COMPUTE
 
@@ -57,7 +57,7 @@ def test_seeds_whose_ranges_overlap_and_do_not(tmp_path: Path) -> None:
     assert data.difference == pytest.approx(5.01 - 5.05)
     assert data.apart is False
     assert "−0.040 nats, no difference beyond the seeds' spread" in data.text
-    assert "3 seeds (0.030 nats apart) against 3 seeds (0.040)" in data.text
+    assert "3 seeds that spread over 0.030 nats, and 3 seeds that spread over 0.040" in data.text
     assert not compute.stated
     for seed in (1, 2, 3):
         run(tmp_path / f"low-{seed}", SAME_COMPUTE, seed=seed, loss=ends_at(5.2 + seed / 100))
@@ -65,7 +65,7 @@ def test_seeds_whose_ranges_overlap_and_do_not(tmp_path: Path) -> None:
     assert compute.apart is True
     assert compute.difference == pytest.approx(5.01 - 5.22)
     assert "better" in compute.text
-    assert "once in 10 times" in compute.text
+    assert "one time in 10" in compute.text
 
 
 def test_one_seed_against_three(tmp_path: Path) -> None:
