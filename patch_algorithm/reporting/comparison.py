@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from patch_algorithm.reporting.amounts import compute, nats, tokens
 from patch_algorithm.reporting.groups import Group
+from patch_algorithm.reporting.runs import AT_MINIMUM, Run
 
 __all__ = ["SpeedUp", "Verdict", "choose_baselines", "compute_axis", "judge", "speed_up", "subjects_of"]
 
@@ -104,13 +105,20 @@ def judge(subject: Group, baselines: Sequence[Group], basis: str, compute_on: st
     own = subject.total(axis)
     amount = tokens(own or 0) + " raw tokens" if basis == "data" else compute(own or 0, axis)
     head = f"equal {basis} ({amount}): "
+    if early := [
+        run for run in subject.runs if not (run.sound and run.completed is not False and run.final_loss)
+    ]:
+        text = (
+            f"not stated, because {early[0].name} cannot be judged: {early[0].unfinished()}. {_first(early)}"
+        )
+        return Verdict(subject.name, basis, head + text)
     near = [b for b in baselines if own and math.isclose(b.total(axis) or 0, own, rel_tol=_SAME[basis])]
     if not near:
         return Verdict(subject.name, basis, head + _no_twin(subject, baselines, basis, axis))
     baseline = min(near, key=lambda b: (bool(_unfair(subject, b)), abs((b.total(axis) or 0) - (own or 0))))
     reason = _unfair(subject, baseline)
     if reason or subject.final_loss is None or baseline.final_loss is None:
-        text = f"not stated, because {reason}. {_advice(subject, baseline, basis, axis, reason)}"
+        text = f"not stated, because {reason}. {_advice(subject, baseline, basis, axis)}"
         return Verdict(subject.name, basis, head + text, baseline=baseline.name)
     difference = subject.final_loss - baseline.final_loss
     apart = _apart(subject, baseline)
@@ -251,7 +259,7 @@ def _no_twin(subject: Group, baselines: Sequence[Group], basis: str, axis: str) 
     if longer and own:
         baseline = min(longer, key=lambda pair: pair[0])[1]
         left = _rate_at(baseline, own, axis)
-        if left is not None and left > 0.12:
+        if left is not None and left > AT_MINIMUM:
             text += (
                 f"{baseline.name} passes that point at {left:.0%} of its peak rate: its loss there is "
                 "not that of a run that ends there. "
@@ -259,12 +267,15 @@ def _no_twin(subject: Group, baselines: Sequence[Group], basis: str, axis: str) 
     return text + _twin(subject, basis, axis)
 
 
-def _advice(subject: Group, baseline: Group, basis: str, axis: str, reason: str | None) -> str:
+def _advice(subject: Group, baseline: Group, basis: str, axis: str) -> str:
     """What to run instead, by whose fault it is."""
     if any(run.unfinished() for run in baseline.runs):
         return _twin(subject, basis, axis)
-    names = ", ".join(run.name for run in subject.runs if run.unfinished())
-    return f"Let {names} come to its end with its schedule first."
+    return _first([run for run in subject.runs if run.unfinished()])
+
+
+def _first(runs: Sequence[Run]) -> str:
+    return f"Let {', '.join(run.name for run in runs)} come to the end of the schedule first."
 
 
 def _twin(subject: Group, basis: str, axis: str) -> str:

@@ -32,11 +32,13 @@ class Scene:
         groups: The groups, in the order of their colours.
         staged: The group whose stages are shaded.
         compute: The axis of compute.
+        switches: Whether the ends of other groups' patch stages are marked.
     """
 
     groups: tuple[Group, ...]
     staged: Group | None
     compute: str
+    switches: bool = True
 
     def look(self, group: Group, theme: Theme) -> dict[str, Any]:
         """Colour and dashes of a group."""
@@ -130,7 +132,16 @@ def recovery_figure(scene: Scene, theme: Theme, recovery: Recovery) -> Figure:
         _mark(ax, theme, recovery.level, f"level {recovery.steps:,} steps after it", axis, by, "*")
     # The bands are the subject's, though another group's stages may be shaded elsewhere.
     view = (left / by, right / by)
-    _dress(ax, replace(scene, staged=subject), theme, axis, by, label, "eval loss (nats per token)", view)
+    _dress(
+        ax,
+        replace(scene, staged=subject, switches=False),
+        theme,
+        axis,
+        by,
+        label,
+        "eval loss (nats per token)",
+        view,
+    )
     _legend(figure)
     return figure
 
@@ -212,7 +223,7 @@ def _dress(
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
     for group in scene.groups:
-        if group is not scene.staged and group.has_patches:
+        if scene.switches and group is not scene.staged and group.has_patches:
             for span in group.spans[:-1]:
                 place = (x_of(span.end, axis) or 0.0) / by
                 ax.axvline(place, linewidth=1.2, alpha=0.8, **scene.look(group, theme))

@@ -79,7 +79,7 @@ def test_every_line_of_a_run(tmp_path: Path) -> None:
 
 def test_what_a_run_was_asked_to_do_and_whether_it_came_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    trainer = recorded(HistoryLogger(str(path)), max_duration="8ba", seed=5)
+    trainer = recorded(HistoryLogger(str(path)), max_duration="8ba")
     history = read(path)
     parameters = sum(parameter.numel() for parameter in trainer.state.model.parameters())
     (settings,) = history.settings

@@ -1,4 +1,4 @@
-"""Real runs: the quickstart cut to two layers of 64 and 120 steps, three seeds each, every fifth step kept."""
+"""Real runs: the quickstart cut to two layers of 64 and 120 steps, three seeds each, each fifth step kept."""
 
 from __future__ import annotations
 
