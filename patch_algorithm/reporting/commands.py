@@ -63,14 +63,17 @@ def report(
       2  bad input, named with file and line; nothing is written
     """
     # Imported here: the help text shall not wait for matplotlib.
-    from patch_algorithm.reporting.report import PAGE, make_report, write_report
+    from patch_algorithm.reporting.report import make_report
 
+    page = out / "report.html"
     try:
-        if (out / PAGE).exists() and not overwrite:
-            raise ValueError(f"{out / PAGE} exists. Give --overwrite to replace it, or another --out.")
+        if page.exists() and not overwrite:
+            raise ValueError(f"{page} exists. Give --overwrite to replace it, or another --out.")
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out {out} is a file. Give a folder.")
         found = make_report(runs, baseline or (), metric)
+        from patch_algorithm.reporting.writing import write_report  # bad input is told without the wait
+
         write_report(found, out)
     except (ValueError, OSError) as error:
         typer.echo(f"patch-level report: {error}", err=True)
@@ -79,4 +82,4 @@ def report(
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
         typer.echo(found.to_text())
-        typer.echo(f"\n{out / PAGE}")
+        typer.echo(f"\n{page}")

@@ -105,12 +105,9 @@ def judge(subject: Group, baselines: Sequence[Group], basis: str, compute_on: st
     own = subject.total(axis)
     amount = tokens(own or 0) + " raw tokens" if basis == "data" else compute(own or 0, axis)
     head = f"equal {basis} ({amount}): "
-    if early := [
-        run for run in subject.runs if not (run.sound and run.completed is not False and run.final_loss)
-    ]:
-        text = (
-            f"not stated, because {early[0].name} cannot be judged: {early[0].unfinished()}. {_first(early)}"
-        )
+    if early := [run for run in subject.runs if run.cannot_be_judged()]:
+        reason = early[0].cannot_be_judged()
+        text = f"not stated, because {early[0].name} cannot be judged: {reason}. {_first(early)}"
         return Verdict(subject.name, basis, head + text)
     near = [b for b in baselines if own and math.isclose(b.total(axis) or 0, own, rel_tol=_SAME[basis])]
     if not near:

@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from patch_algorithm.common.version import __version__
 from patch_algorithm.reporting import amounts
 from patch_algorithm.reporting.plots import Picture, draw
-from patch_algorithm.reporting.report import Report, recovery_words
+from patch_algorithm.reporting.recovery import recovery_words
+from patch_algorithm.reporting.report import Report
 from patch_algorithm.reporting.runs import AT_MINIMUM, Run
 from patch_algorithm.reporting.style import DARK, LIGHT, Theme
 

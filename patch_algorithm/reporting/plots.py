@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -93,7 +94,8 @@ def pictures(groups: Sequence[Group], recoveries: Sequence[Recovery], compute: s
 
 def draw(picture: Picture, theme: Theme, kind: str, dpi: int = 150) -> bytes:
     """A figure as a file's bytes, ``svg`` or ``png``."""
-    with matplotlib.rc_context(theme.rc()):
+    settings: Any = theme.rc()  # matplotlib types its keys as literals
+    with matplotlib.rc_context(settings):
         figure, out = picture.paint(theme), BytesIO()
         metadata = {"Date": None} if kind == "svg" else None  # the same runs give the same bytes
         figure.savefig(out, format=kind, dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.08)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from patch_algorithm.reporting.groups import Group, Point, x_of
 
-__all__ = ["Recovery", "recovery_of"]
+__all__ = ["Recovery", "recovery_of", "recovery_words"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,21 @@ def recovery_of(group: Group, baselines: Sequence[Group], axis: str) -> Recovery
         steps=None if level is None else level.at.step - switch.step,
         tokens=None if level is None else level.at.raw_tokens - switch.raw_tokens,
         text=_words(baseline, bool(compared), level is not None, len(compared) == len(later)),
+    )
+
+
+def recovery_words(recovery: Recovery) -> str:
+    """A recovery in a sentence."""
+    before = f"{recovery.before.loss:.3f}" if recovery.before else "not evaluated"
+    after = "not evaluated"
+    if recovery.after:
+        after = f"{recovery.after.loss:.3f} at {recovery.after.at.step - recovery.step:,} steps after it"
+    text = f"switch at step {recovery.step:,}: eval loss {before} before it, {after}"
+    if recovery.level is None:
+        return f"{text}; level with the baseline at equal compute: {recovery.text}."
+    return (
+        f"{text}; level with {recovery.baseline} at equal compute {recovery.steps:,} steps "
+        f"({recovery.tokens:,} raw tokens) after the switch."
     )
 
 

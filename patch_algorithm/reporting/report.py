@@ -1,8 +1,7 @@
-"""A report: runs in, verdict, numbers, page and pictures out."""
+"""A report: runs in, verdict and numbers out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +18,10 @@ from patch_algorithm.reporting.comparison import (
     subjects_of,
 )
 from patch_algorithm.reporting.groups import Group, Point, group_runs
-from patch_algorithm.reporting.recovery import Recovery, recovery_of
+from patch_algorithm.reporting.recovery import Recovery, recovery_of, recovery_words
 from patch_algorithm.reporting.runs import Run, read_run
 
-__all__ = ["Report", "make_report", "write_report"]
-
-PAGE, NUMBERS = "report.html", "report.json"
+__all__ = ["Report", "make_report"]
 
 
 @dataclass(frozen=True)
@@ -110,38 +107,6 @@ def make_report(runs: Sequence[str], baselines: Sequence[str] = (), metric: str 
         speed_ups=[speed_up(g, compared, compute) for g in subjects],
         recoveries=[r for g in groups if (r := recovery_of(g, [b for b in compared if b is not g], compute))],
         notes=_notes(read, groups, compute, bool(subjects)),
-    )
-
-
-def write_report(report: Report, out: Path) -> list[Path]:
-    """Writes the page, the pictures and the numbers into a folder, and returns their paths."""
-    from patch_algorithm.reporting.page import render
-    from patch_algorithm.reporting.plots import draw, pictures
-    from patch_algorithm.reporting.style import LIGHT
-
-    out.mkdir(parents=True, exist_ok=True)
-    drawn = pictures(report.groups, report.recoveries, report.compute)
-    written = [out / PAGE, out / NUMBERS]
-    (out / NUMBERS).write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    for picture in drawn:
-        written.append(out / f"{picture.name}.png")
-        written[-1].write_bytes(draw(picture, LIGHT, "png"))
-    (out / PAGE).write_text(render(report, drawn), "utf-8")
-    return written
-
-
-def recovery_words(recovery: Recovery) -> str:
-    """A recovery in a sentence."""
-    before = f"{recovery.before.loss:.3f}" if recovery.before else "not evaluated"
-    after = "not evaluated"
-    if recovery.after:
-        after = f"{recovery.after.loss:.3f} at {recovery.after.at.step - recovery.step:,} steps after it"
-    text = f"switch at step {recovery.step:,}: eval loss {before} before it, {after}"
-    if recovery.level is None:
-        return f"{text}; level with the baseline at equal compute: {recovery.text}."
-    return (
-        f"{text}; level with {recovery.baseline} at equal compute {recovery.steps:,} steps "
-        f"({recovery.tokens:,} raw tokens) after the switch."
     )
 
 

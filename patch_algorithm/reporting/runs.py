@@ -158,14 +158,18 @@ class Run:
         share = self.share_trained
         return "broken off" if share is None or math.isnan(share) else f"broken off at {share:.0%}"
 
-    def unfinished(self) -> str | None:
-        """Why its final loss is not that of a finished schedule; ``None`` if it is."""
+    def cannot_be_judged(self) -> str | None:
+        """Why it has no final loss that means anything, whatever its learning rate; ``None`` if it has."""
         if not self.sound:
             return "its file mixes the lines of several processes"
-        if self.final_loss is None:
-            return "it has no evaluation at its end"
         if self.completed is False:
             return f"it is {self.state}"
+        return "it has no evaluation at its end" if self.final_loss is None else None
+
+    def unfinished(self) -> str | None:
+        """Why its final loss is not that of a finished schedule; ``None`` if it is."""
+        if reason := self.cannot_be_judged():
+            return reason
         left = self.rate_left
         if self.completed is None and left is None:
             return "its file records neither max_duration nor the learning rate"

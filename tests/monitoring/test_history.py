@@ -85,7 +85,7 @@ def test_what_a_run_was_asked_to_do_and_whether_it_came_to_its_end(tmp_path: Pat
     (settings,) = history.settings
     expected = {
         "max_duration": "8ba",
-        "seed": 5,
+        "seed": 17,
         "parameters": parameters,
         "batches_per_epoch": 8,
         "ranks": 1,

@@ -86,7 +86,7 @@ def test_page_pictures_and_numbers(runs: list[str], tmp_path: Path) -> None:
 
 def test_json_and_overwriting(runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
-    monkeypatch.setattr("patch_algorithm.reporting.report.write_report", lambda _, out: written.append(out))
+    monkeypatch.setattr("patch_algorithm.reporting.writing.write_report", lambda _, out: written.append(out))
     call = ["report", runs[0], runs[2], "--out", str(tmp_path / "out"), "--json"]
     first = CliRunner().invoke(app, call)
     assert first.exit_code == 0

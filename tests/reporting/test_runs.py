@@ -57,7 +57,7 @@ def test_a_run_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
     assert found.findings[0] == f"truncated or damaged lines were left out: line {number}"
     assert "broken off or still running: it has trained 70 steps of 120ba" in found.findings
     assert found.state == "broken off at 58%"
-    assert found.unfinished() == "it has no evaluation at its end"
+    assert found.unfinished() == "it is broken off at 58%"
 
 
 def test_a_broken_off_run_with_an_evaluation_at_its_end(tmp_path: Path) -> None:
