@@ -80,7 +80,7 @@ def recovery_words(recovery: Recovery) -> str:
     before = f"{recovery.before.loss:.3f}" if recovery.before else "not evaluated"
     after = "not evaluated"
     if recovery.after:
-        after = f"{recovery.after.loss:.3f} at {recovery.after.at.step - recovery.step:,} steps after it"
+        after = f"{recovery.after.loss:.3f} after {recovery.after.at.step - recovery.step:,} more steps"
     text = f"switch at step {recovery.step:,}: eval loss {before} before it, {after}"
     if recovery.level is None:
         return f"{text}; level with the baseline at equal compute: {recovery.text}."
