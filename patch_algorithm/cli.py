@@ -9,6 +9,7 @@ import typer
 
 from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
+from patch_algorithm.reporting import commands as reporting_commands
 
 __all__ = ["app"]
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.app, name="data")
+app.command(no_args_is_help=True)(reporting_commands.report)
 
 
 def _print_version(asked: bool) -> None:

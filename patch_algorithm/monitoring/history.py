@@ -2,7 +2,8 @@
 
 ``history.jsonl`` has one JSON object a line. A line of ``kind`` ``step`` or ``eval`` says where the run stood
 (the fields of :class:`.Moment`) and what was logged there (``metrics``); ``other`` is what was logged at the
-end of an epoch or a fit; ``start`` says after which ``step`` a process began.
+end of an epoch or a fit; ``start`` says after which ``step`` a process began, and what it was asked to do;
+``end`` says that a fit came to its end. :mod:`.history_file` reads the file.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 from composer.callbacks import CheckpointSaver
-from composer.core import State
+from composer.core import State, Time
 from composer.loggers import Logger, LoggerDestination
 from composer.utils import RemoteUploader, dist, format_name_with_dist, get_file, parse_uri
 from composer.utils.file_helpers import is_uri
 
 from patch_algorithm.common.announce import announce
-from patch_algorithm.monitoring.stage_recorder import Moment, StageRecorder
+from patch_algorithm.common.version import __version__
+from patch_algorithm.monitoring.history_file import History, Line, read
+from patch_algorithm.monitoring.stage_recorder import StageRecorder
+from patch_algorithm.stages.forecast import state_at
+from patch_algorithm.stages.trainer_clock import dataloader_len, share_of_run
 
 __all__ = ["History", "HistoryLogger", "Line", "read"]
 
@@ -69,6 +73,8 @@ class HistoryLogger(LoggerDestination):
         """Finds the trainer's recorder, before the model is sharded."""
         self.close(state, logger)  # of another trainer
         self._recorder = StageRecorder.of(state)
+        self._parameters = sum(parameter.numel() for parameter in state.model.parameters())
+        self._planned: Time | None = None
         self._metrics = {}
         self._in_fit = False
         self._begins_after: int | None = 0
@@ -85,7 +91,10 @@ class HistoryLogger(LoggerDestination):
             self._begins_after = self._last_step = step
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Writes the step."""
+        """Writes the step, with the learning rate whether ``lr_monitor`` logs it or not."""
+        for optimizer in state.optimizers or ():
+            name = f"lr-{type(optimizer).__name__}/group0"
+            self._metrics.setdefault(name, float(optimizer.param_groups[0]["lr"]))
         self._write("step", state)
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
@@ -101,9 +110,13 @@ class HistoryLogger(LoggerDestination):
         self._write("other", state)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Writes what the end of the fit has logged."""
+        """Writes what the end of the fit has logged, and how much of the run it has trained."""
         self._in_fit = False
         self._write("other", state)
+        if self._file is not None and self._planned is not None:
+            share = share_of_run(state_at(state, state.timestamp, self._planned))
+            self._file.append({"kind": "end", "step": int(state.timestamp.batch.value), "share": share})
+            self._file.keep()
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Makes sure that a run that resumes from a checkpoint finds all lines before it."""
@@ -126,13 +139,29 @@ class HistoryLogger(LoggerDestination):
         if self._file is None:
             self._file = self._open(state)
         if self._begins_after is not None:
-            self._file.append({"kind": "start", "step": self._begins_after, "run_name": state.run_name})
+            self._file.append({"kind": "start", "step": self._begins_after, **self._settings(state)})
             self._begins_after = None
         moment = self._recorder.moment(state)
         self._last_step = moment.step
         self._file.append({"kind": kind, **asdict(moment), "metrics": metrics})
         if not self._in_fit:  # no checkpoint comes any more
             self._file.keep()
+
+    def _settings(self, state: State) -> dict[str, Any]:
+        """What tells whether two runs can be compared, and whether a run has come to its planned end."""
+        self._planned = state.max_duration
+        optimizers = state.optimizers or ()
+        return {
+            "run_name": state.run_name,
+            "version": __version__,
+            "max_duration": None if self._planned is None else self._planned.to_timestring(),
+            "batches_per_epoch": dataloader_len(state),
+            "seed": state.rank_zero_seed,
+            "ranks": dist.get_world_size(),
+            "parameters": self._parameters,
+            "optimizer": type(optimizers[0]).__name__ if optimizers else None,
+            "weight_decay": optimizers[0].param_groups[0].get("weight_decay") if optimizers else None,
+        }
 
     def _open(self, state: State) -> _HistoryFile:
         saver = next((c for c in state.callbacks if isinstance(c, CheckpointSaver)), None)
@@ -203,97 +232,3 @@ def _without_nan(line: dict[str, Any]) -> dict[str, Any]:
 
     metrics = {name: named(value) for name, value in line.get("metrics", {}).items()}
     return {**line, "metrics": metrics} if metrics else line
-
-
-@dataclass(frozen=True)
-class Line:
-    """What was logged at one step or evaluation.
-
-    Attributes:
-        at: Where the run stood.
-        metrics: What was logged there, by name.
-    """
-
-    at: Moment
-    metrics: dict[str, float]
-
-
-@dataclass
-class History:
-    """A run as its file tells it, without what was trained again after it had been resumed.
-
-    Attributes:
-        steps: The training steps, in order, each once.
-        evals: The evaluations, in order; those after the same step are one.
-        others: What was logged at the ends of epochs and fits.
-        starts: The steps after which a process began; more than one if the run was resumed.
-    """
-
-    steps: list[Line] = field(default_factory=list)
-    evals: list[Line] = field(default_factory=list)
-    others: list[Line] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-
-    def series(self, metric: str, x: str = "step") -> list[tuple[float, float]]:
-        """A metric's values and where they were logged.
-
-        Args:
-            metric: Its name, such as ``loss/train/total`` or ``metrics/eval/LanguageCrossEntropy``.
-            x: A field of :class:`.Moment`: ``step``, ``raw_tokens``, ``positions``, ``flops``, ``seconds``.
-        """
-        lines = [*self.steps, *self.evals]
-        return sorted((getattr(line.at, x), line.metrics[metric]) for line in lines if metric in line.metrics)
-
-
-def read(path: str | os.PathLike[str]) -> History:
-    """Reads a ``history.jsonl``, also that of a run that goes on or was killed.
-
-    Args:
-        path: The file, or its URL in an object store.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is no history.
-    """
-    if not is_uri(str(path)):
-        return _read(Path(path).read_text("utf-8").splitlines(), str(path))
-    with tempfile.TemporaryDirectory() as folder:
-        get_file(str(path), local := f"{folder}/{_NAME}", progress_bar=False)
-        return _read(Path(local).read_text("utf-8").splitlines(), str(path))
-
-
-def _read(texts: Iterable[str], name: str) -> History:
-    history, text = History(), ""
-    for text in texts:
-        try:
-            values = json.loads(text)
-        except ValueError:
-            continue  # a process was killed while it wrote this line
-        try:
-            _take(history, values)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{name} is no history: a line of it is {text[:80]!r} ({error!r}).") from error
-    # A run that was killed in its first line leaves the beginning of an object.
-    if text and history == History() and not text.startswith("{"):
-        raise ValueError(f"{name} is no history: none of its lines is one, such as {text[:80]!r}.")
-    return history
-
-
-def _take(history: History, values: dict[str, Any]) -> None:
-    kind = values.pop("kind")
-    if kind == "start":
-        _go_back(history, values["step"])
-        return
-    metrics = {name: float(value) for name, value in values.pop("metrics").items()}
-    line = Line(Moment(**values), metrics)
-    lines = {"step": history.steps, "eval": history.evals, "other": history.others}[kind]
-    if kind == "eval" and lines and lines[-1].at.step == line.at.step:
-        metrics.update({**lines.pop().metrics, **metrics})
-    lines.append(line)
-
-
-def _go_back(history: History, step: int) -> None:
-    """Drops what lies after a step from which the run was trained anew."""
-    for lines in (history.steps, history.evals, history.others):
-        lines[:] = [line for line in lines if line.at.step <= step and step > 0]
-    history.starts = [start for start in history.starts if start <= step and step > 0] + [step]

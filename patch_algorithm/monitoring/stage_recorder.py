@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from composer.utils import dist
 from patch_algorithm.common.announce import announce
 from patch_algorithm.model_access.flops import FlopCounter, flop_counter
 from patch_algorithm.model_access.reading import unwrap
+from patch_algorithm.monitoring.moment import Moment
 from patch_algorithm.monitoring.stage_costs import Cost, EvalRecord, RunRecord, StageRecord
 from patch_algorithm.stages.forecast import find_patch_level, present_stage, tokens_left
 from patch_algorithm.stages.trainer_clock import raw_tokens, raw_tokens_of_last_step
@@ -24,29 +24,6 @@ __all__ = ["Moment", "StageRecorder"]
 
 _TRAIN_LOSS = "loss/train/total"
 _EVAL_LOSS = "LanguageCrossEntropy"
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where a run stands after a step: what its curves can be drawn over.
-
-    Attributes:
-        stage: The stage of the step, from 0.
-        k: Its patch size; 1 in the token stage.
-        step: Batches so far.
-        raw_tokens: Raw tokens so far, on all ranks.
-        positions: Positions computed so far, on all ranks, padding included.
-        flops: FLOPs so far; ``None`` where they cannot be counted or a part of the run is not recorded.
-        seconds: Wall-clock time of training so far, by Composer's clock: evaluation is left out.
-    """
-
-    stage: int
-    k: int
-    step: int
-    raw_tokens: int
-    positions: int
-    flops: float | None
-    seconds: float
 
 
 class StageRecorder(Callback):

@@ -34,6 +34,11 @@ def test_importing_the_package_or_the_entry_point_loads_nothing_else(module: str
     assert modules_after(f"import {module}") - standard == {"patch_algorithm"}
 
 
+def test_reading_a_history_needs_nothing_else() -> None:
+    loaded = modules_after("import patch_algorithm.monitoring.history_file")
+    assert loaded.isdisjoint({"torch", "numpy", *FRAMEWORKS})
+
+
 def test_an_unknown_attribute_is_an_attribute_error() -> None:
     import patch_algorithm
 

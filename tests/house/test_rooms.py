@@ -12,11 +12,12 @@ import patch_algorithm
 PACKAGE = Path(patch_algorithm.__file__).parent
 # From the top floor down. A room may import those listed for it, and nothing else of the package.
 BELOW: dict[str, set[str]] = {
-    "cli": {"preflight", "data", "common"},
+    "cli": {"preflight", "data", "reporting", "common"},
     "registry": {"algorithm", "monitoring", "optim", "data"},
     "preflight": {"algorithm", "stages", "data", "common"},
     "algorithm": {"model_access", "stages", "patching", "loss", "common"},
     "monitoring": {"model_access", "stages", "common"},
+    "reporting": {"monitoring", "stages", "common"},
     "optim": {"stages", "common"},
     "data": {"common"},
     "model_access": {"patching", "loss", "common"},

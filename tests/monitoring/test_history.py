@@ -77,6 +77,46 @@ def test_every_line_of_a_run(tmp_path: Path) -> None:
     assert "patch_monitor/patch_speedup" in history.others[1].metrics
 
 
+def test_what_a_run_was_asked_to_do_and_whether_it_came_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    trainer = recorded(HistoryLogger(str(path)), max_duration="8ba")
+    history = read(path)
+    parameters = sum(parameter.numel() for parameter in trainer.state.model.parameters())
+    (settings,) = history.settings
+    expected = {
+        "max_duration": "8ba",
+        "seed": 17,
+        "parameters": parameters,
+        "batches_per_epoch": 8,
+        "ranks": 1,
+    }
+    assert expected.items() <= settings.items()
+    assert settings["optimizer"] == type(trainer.state.optimizers[0]).__name__
+    assert history.ends == [(8, 1.0)]
+    (name,) = (name for name in history.steps[-1].metrics if name.startswith("lr-"))
+    assert history.steps[-1].metrics[name] == trainer.state.optimizers[0].param_groups[0]["lr"]
+
+
+class StopsAt(Callback):
+    """Stops a run early, as a user's callback may."""
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        if state.timestamp.batch == 6:
+            state.stop_training()
+
+
+def test_a_run_that_was_stopped_early_has_not_come_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    recorded(HistoryLogger(str(path)), callbacks=[StopsAt()], max_duration="8ba")
+    assert read(path).ends == [(6, 0.75)]
+
+
+def test_a_run_in_epochs_comes_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    recorded(HistoryLogger(str(path)), max_duration="2ep")
+    assert read(path).ends == [(16, 1.0)]
+
+
 def test_evaluations_lie_on_the_axes_of_the_steps(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     trainer = recorded(HistoryLogger(str(path)), eval_interval="3ba", max_duration="8ba")
@@ -160,6 +200,9 @@ def test_resumed_runs_append_and_the_reader_drops_what_they_repeat(tmp_path: Pat
         for name in ("loss/train/total", "metrics/eval/LanguageCrossEntropy"):
             assert history.series(name) == whole.series(name)
     assert history.starts == [0, 3, 4], "what began after 6 was trained again"
+    assert len(history.settings) == 3
+    assert history.ends == [(8, 1.0)], "the ends of what was trained again are dropped"
+    assert (history.repeated, history.replaced, history.damaged, history.disordered) == (5 + 2 + 4, 0, [], [])
     kinds = [json.loads(text)["kind"] for text in path.read_text().splitlines()]
     assert kinds.count("step") == 8 + 5 + 2 + 4
     # A new run in the place of the old one.

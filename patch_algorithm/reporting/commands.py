@@ -1,0 +1,85 @@
+"""The command ``patch-level report``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]RUN...",
+            help="history.jsonl files, or save folders that hold one. NAME= names their group.",
+            show_default=False,
+        ),
+    ],
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            help="One of the runs: its group is compared with. May be given several times. "
+            "[default: all runs without a patch stage]",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path("report"),
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Eval loss to compare, if the runs have several, e.g. metrics/val/LanguageCrossEntropy."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all numbers as JSON instead of the verdict as text.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
+) -> None:
+    r"""Compare finished or running runs: was patch-level training worth it?
+
+    Reads what the logger `history` wrote. Writes report.html (one file that
+    needs no network), its pictures as PNG, and report.json.
+
+    Runs that differ only in their seed form a group. The verdict compares
+    patch runs with token-only runs at equal data and at equal compute, and only
+    runs whose schedules ended; otherwise it says which run is missing.
+
+    \b
+    Examples:
+      patch-level report runs/patch runs/twin
+      patch-level report runs/patch-* runs/twin-* --out /tmp/report
+      patch-level report a=runs/1 a=runs/2 b=runs/3 --baseline runs/3
+      patch-level report runs/patch runs/twin --json > numbers.json
+
+    \b
+    Exit codes:
+      0  the report is written, whatever the verdict
+      2  bad input, named with file and line; nothing is written
+    """
+    # Imported here: the help text shall not wait for matplotlib.
+    from patch_algorithm.reporting.report import make_report
+
+    page = out / "report.html"
+    try:
+        if page.exists() and not overwrite:
+            raise ValueError(f"{page} exists. Give --overwrite to replace it, or another --out.")
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out} is a file. Give a folder.")
+        found = make_report(runs, baseline or (), metric)
+        from patch_algorithm.reporting.writing import write_report  # bad input is told without the wait
+
+        write_report(found, out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"patch-level report: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(found.to_text())
+        typer.echo(f"\n{page}")
