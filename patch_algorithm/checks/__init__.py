@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from patch_algorithm.checks.finding import Finding, Severity, by_severity
+from patch_algorithm.checks.catalogue import CATALOGUE, Check, Severity
+from patch_algorithm.checks.finding import Finding, by_severity, finding, skipped
 
-__all__ = ["Finding", "Severity", "by_severity"]
+__all__ = ["CATALOGUE", "Check", "Finding", "Severity", "by_severity", "finding", "skipped"]

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 
-__all__ = ["Finding", "Severity", "by_severity"]
+from patch_algorithm.checks.catalogue import CATALOGUE, Severity
 
-
-class Severity(str, Enum):
-    """How bad a finding is."""
-
-    error = "error"
-    """The run will not start, will break off, or will not train what was asked for."""
-    warning = "warning"
-    """The run will work, and most likely be worse or dearer than it could be."""
-    note = "note"
-    """Worth knowing; nothing need be changed."""
-    skipped = "skipped"
-    """The check could not be made here, which is no failure."""
+__all__ = ["Finding", "by_severity", "finding", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +15,8 @@ class Finding:
     """One thing that a check has found.
 
     Attributes:
-        id: The check's name; ``docs/checks.md`` lists all.
-        severity: How bad it is.
+        id: The check's name; one of :data:`.CATALOGUE`.
+        severity: How severe it is.
         found: What was found, with the full key of the configuration.
         why: Why it matters, with the figure and its source.
         fix: What to do about it.
@@ -51,7 +39,25 @@ class Finding:
         }
 
 
+def finding(check: str, found: str, why: str = "", fix: str = "") -> Finding:
+    """A finding of a check of the catalogue, which says how severe it is.
+
+    Raises:
+        KeyError: If the catalogue does not know the check.
+    """
+    return Finding(check, CATALOGUE[check].severity, found, why, fix)
+
+
+def skipped(check: str, reason: str) -> Finding:
+    """Says that a check of the catalogue could not be made here.
+
+    Raises:
+        KeyError: If the catalogue does not know the check.
+    """
+    return Finding(CATALOGUE[check].id, Severity.skipped, reason)
+
+
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
     """Findings with the worst first; those of one severity stay in their order."""
     order = list(Severity)
-    return sorted(findings, key=lambda finding: order.index(finding.severity))
+    return sorted(findings, key=lambda one: order.index(one.severity))
