@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from composer.core import Time, Timestamp, TimeUnit
 
 from patch_algorithm.stages.plan import StageClock, StagePlan
 
-__all__ = ["RateCurve", "RunClock", "rate_curve"]
+__all__ = ["RateCurve", "RunClock", "multipliers", "rate_curve"]
 
 _POINTS = 128  # of each stage
 
@@ -142,6 +142,17 @@ def rate_curve(
         last=token[end],
         zero_from=1.0 if last_above >= end - end // _POINTS - 1 else last_above / end,
     )
+
+
+def multipliers(
+    scheduler: Callable[..., float], clock: RunClock, steps: Sequence[int], scale_schedule_ratio: float = 1.0
+) -> list[float]:
+    """What a scheduler multiplies the optimizer's ``lr`` by at the start of some steps.
+
+    Raises:
+        ValueError: If the scheduler refuses the run.
+    """
+    return [_ask(scheduler, clock, step, scale_schedule_ratio) for step in steps]
 
 
 def _spread(first: int, last: int) -> list[int]:

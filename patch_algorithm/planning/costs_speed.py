@@ -146,6 +146,12 @@ class MeasuredSpeed:
             return stage.flops * rate.seconds / rate.flops
         return stage.positions * rate.seconds / rate.positions
 
+    @property
+    def flops_per_second(self) -> float:
+        """Of the token steps, or else of those with the smallest k; 0 where the run has counted none."""
+        rate = self.rates[min(self.rates)]
+        return rate.flops / rate.seconds
+
     def borrowed(self, cost: RunCost) -> tuple[int, ...]:
         """Patch sizes of a run that were not measured."""
         return tuple(stage.k for stage in cost.stages if stage.k not in self.rates)

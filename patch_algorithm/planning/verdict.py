@@ -9,6 +9,7 @@ from enum import Enum
 
 from patch_algorithm.checks.stage_choice import BREAK_EVEN, loss_difference
 from patch_algorithm.planning.costs import RunCost
+from patch_algorithm.planning.plan_numbers import number
 from patch_algorithm.planning.verdict_evidence import (
     EQUAL_COMPUTE,
     EQUAL_DATA,
@@ -17,13 +18,15 @@ from patch_algorithm.planning.verdict_evidence import (
     study_cells,
 )
 
-__all__ = ["RESIDUAL", "Answer", "Verdict", "judge"]
+__all__ = ["GAIN_FROM", "NO_GAIN_BELOW", "RESIDUAL", "Answer", "Verdict", "judge"]
 
 RESIDUAL = 0.0025
 """Standard deviation of the paper's seven points around the fit, in nats."""
 
-_NO_GAIN_BELOW = 5e6
-_GAIN_FROM = 1e8
+NO_GAIN_BELOW = 5e6
+"""Parameters below which no run that we know of has gained at equal compute."""
+GAIN_FROM = 1e8
+"""Parameters from which on the public runs have."""
 _FITTED = (min(p.tokens_per_parameter for p in EQUAL_DATA), max(p.tokens_per_parameter for p in EQUAL_DATA))
 _MOST_IN_PATCHES = 0.8
 _LARGEST_K = 8
@@ -47,7 +50,9 @@ class Verdict:
         equal_compute: The same for token-level training of the same compute, on less data.
         tokens_per_parameter: Raw tokens of the run per parameter; ``None`` where the model is not known.
         loss_difference: Patch minus token on equal data by the fit, in nats; ``None`` where there is none.
-        lines: The evidence, a sentence or more each.
+        lines: The evidence in words.
+        points: The public runs of a size like this one, at equal compute.
+        study: The cells of our own study that are nearest in size.
         caveats: What the evidence does not cover.
     """
 
@@ -56,8 +61,10 @@ class Verdict:
     equal_compute: Answer
     tokens_per_parameter: float | None
     loss_difference: float | None
-    lines: tuple[str, ...]
-    caveats: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+    points: tuple[EqualComputePoint, ...] = ()
+    study: tuple[StudyCell, ...] = ()
+    caveats: tuple[str, ...] = ()
 
 
 def judge(run: RunCost, parameters: int | None) -> Verdict:
@@ -72,31 +79,38 @@ def judge(run: RunCost, parameters: int | None) -> Verdict:
         return _no_patches(run, parameters)
     if parameters is None:
         lines = ("The size of the model is not known, and everything that is known depends on it.",)
-        return Verdict("Not known.", Answer.unknown, Answer.unknown, None, None, lines, ())
+        return Verdict("Not known.", Answer.unknown, Answer.unknown, None, None, lines)
     per_parameter = run.raw_tokens / parameters
     difference = loss_difference(per_parameter)
     data = Answer.yes if difference < -RESIDUAL else Answer.no
     if abs(difference) <= RESIDUAL:
         data = Answer.unknown
     compute = _compute_answer(run, parameters, max(ks))
-    lines = (_equal_data(run, per_parameter, difference), *_equal_compute(run, parameters, compute))
-    caveats = tuple(_caveats(run, ks, parameters, per_parameter))
-    headline = _headline(run, data, compute)
-    return Verdict(headline, data, compute, per_parameter, difference, lines, caveats)
+    return Verdict(
+        headline=_headline(run, data, compute),
+        equal_data=data,
+        equal_compute=compute,
+        tokens_per_parameter=per_parameter,
+        loss_difference=difference,
+        lines=(_equal_data(per_parameter, difference), _equal_compute(run, compute)),
+        points=_points(parameters, max(ks)),
+        study=_study(parameters),
+        caveats=tuple(_caveats(run, ks, parameters)),
+    )
 
 
 def _no_patches(run: RunCost, parameters: int | None) -> Verdict:
     per_parameter = None if parameters is None else run.raw_tokens / parameters
     text = "This run trains at token level throughout: there is nothing to compare. Try `--suggest`."
-    return Verdict(text, Answer.unknown, Answer.unknown, per_parameter, None, (), ())
+    return Verdict(text, Answer.unknown, Answer.unknown, per_parameter, None)
 
 
 def _compute_answer(run: RunCost, parameters: int, k: int) -> Answer:
     if run.stages[-1].in_patches or run.patch_share_of_compute > _MOST_IN_PATCHES:
         return Answer.no
-    if parameters < _NO_GAIN_BELOW:
+    if parameters < NO_GAIN_BELOW:
         return Answer.no
-    return Answer.yes if parameters >= _GAIN_FROM and k <= _LARGEST_K else Answer.unknown
+    return Answer.yes if parameters >= GAIN_FROM and k <= _LARGEST_K else Answer.unknown
 
 
 def _headline(run: RunCost, data: Answer, compute: Answer) -> str:
@@ -124,14 +138,14 @@ def _headline(run: RunCost, data: Answer, compute: Answer) -> str:
     )
 
 
-def _equal_data(run: RunCost, per_parameter: float, difference: float) -> str:
+def _equal_data(per_parameter: float, difference: float) -> str:
     low, high = _FITTED
     expected = f"about {difference:+.3f} nats a token"
     if not low <= per_parameter <= high:
         direction = "higher" if difference > 0 else "lower"
         expected = f"a {direction} loss, in the order of {difference:+.2f} nats a token"
     text = (
-        f"Equal data: {_number(per_parameter)} raw tokens per parameter; expect {expected} against token-only "
+        f"Equal data: {number(per_parameter)} raw tokens per parameter; expect {expected} against token-only "
         f"training. That is a least-squares fit, 0.1368 - 0.02354 ln(tokens per parameter), of the seven points "
         f"of arXiv 2407.12665 (k=4, ratio 2/3, {low:.0f} to {high:.0f} tokens per parameter, 370M to 2.7B "
         f"parameters, one run each; residual {RESIDUAL} nats). It breaks even at {BREAK_EVEN}."
@@ -146,53 +160,40 @@ def _equal_data(run: RunCost, per_parameter: float, difference: float) -> str:
     return text
 
 
-def _equal_compute(run: RunCost, parameters: int, answer: Answer) -> Iterable[str]:
-    near = _nearest(parameters)
-    points = "; ".join(_point(point) for point in near)
+def _equal_compute(run: RunCost, answer: Answer) -> str:
     meaning = {
-        Answer.yes: "every public run of at least 100M parameters with k of 4 to 8 won",
-        Answer.no: f"no public run below {_number(_NO_GAIN_BELOW)} parameters won",
-        Answer.unknown: "the public runs of this size disagree, or there is none",
+        Answer.yes: (
+            "all public pairs of at least 100M parameters won where the optimizer was carried over the switch. "
+            "There is a second-hand report, which cannot be checked, that nanochat's baseline was not beaten"
+        ),
+        Answer.no: f"no run below {number(NO_GAIN_BELOW)} parameters that we know of won",
+        Answer.unknown: "nothing is settled for this size and patch size",
     }[answer]
-    if run.patch_share_of_compute > _MOST_IN_PATCHES or run.stages[-1].in_patches:
+    if run.stages[-1].in_patches or run.patch_share_of_compute > _MOST_IN_PATCHES:
         meaning = (
             "in token superposition's grids patches lost where they took 0.9 of the compute with k of 4 and "
             "more (270M parameters, 20,000 steps)"
         )
-    yield (
-        f"Equal compute (token-only on {100 * run.positions_share:.0f} % of these tokens): {meaning}. Patch minus "
-        f"token, one run each: {points}."
-    )
-    cells = [cell for cell in study_cells() if cell.hold == "positions"]
-    if cells:
-        nearest = min(abs(math.log(cell.parameters / parameters)) for cell in cells)
-        shown = [c for c in cells if abs(math.log(c.parameters / parameters)) <= nearest + 1e-9]
-        yield f"Our own study, equal compute: {'; '.join(_cell(cell) for cell in shown)}."
+    share = f"{100 * run.positions_share:.0f} %"
+    return f"Equal compute (token-only training on {share} of these tokens): {meaning}."
 
 
-def _nearest(parameters: int) -> list[EqualComputePoint]:
-    if parameters >= _GAIN_FROM:
-        return [point for point in EQUAL_COMPUTE if point.parameters >= _GAIN_FROM]
-    return [point for point in EQUAL_COMPUTE if point.parameters < _GAIN_FROM]
+def _points(parameters: int, k: int) -> tuple[EqualComputePoint, ...]:
+    like = [p for p in EQUAL_COMPUTE if (p.parameters >= GAIN_FROM) == (parameters >= GAIN_FROM)]
+    # Of one model's runs, those with the patch size that is nearest.
+    groups: dict[tuple[float, float | None], list[EqualComputePoint]] = {}
+    for point in like:
+        groups.setdefault((point.parameters, point.tokens_per_parameter), []).append(point)
+    return tuple(min(points, key=lambda point: abs(point.k - k)) for points in groups.values())
 
 
-def _point(point: EqualComputePoint) -> str:
-    at = "" if point.tokens_per_parameter is None else f" at {point.tokens_per_parameter:g} tokens per parameter"
-    note = f" ({point.note})" if point.note else ""
-    return f"{point.nats:+.3f} nats, {_number(point.parameters)}{at}, k={point.k}, {point.source}{note}"
+def _study(parameters: int) -> tuple[StudyCell, ...]:
+    cells = study_cells()
+    away = {cell: abs(math.log(cell.parameters / parameters)) for cell in cells}
+    return tuple(cell for cell in cells if away[cell] <= min(away.values()) + 1e-9)
 
 
-def _cell(cell: StudyCell) -> str:
-    k, end = cell.stages[0]
-    interval = f"{cell.low:+.3f} to {cell.high:+.3f}"
-    seeds = f"{cell.seeds} seeds" if cell.seeds > 1 else "1 seed: the interval is of documents alone"
-    return (
-        f"{cell.bits_per_byte:+.3f} bits a byte ({interval}, {seeds}), {_number(cell.parameters)} parameters at "
-        f"{cell.tokens_per_parameter:g} tokens per parameter, k={k} for {100 * end:g} % of the steps"
-    )
-
-
-def _caveats(run: RunCost, ks: tuple[int, ...], parameters: int, per_parameter: float) -> Iterable[str]:
+def _caveats(run: RunCost, ks: tuple[int, ...], parameters: int) -> Iterable[str]:
     ratio = run.patch_share_of_tokens
     if ks != (4,) or not 0.6 <= ratio <= 0.72:
         sizes = ", ".join(map(str, ks))
@@ -213,10 +214,3 @@ def _caveats(run: RunCost, ks: tuple[int, ...], parameters: int, per_parameter: 
         "A comparison is fair only against a token-only run that ends its own decay, as `--twin` writes: the "
         "replication found that 85 % of an apparent 1.9-fold speed-up was the baseline's undecayed rate."
     )
-
-
-def _number(value: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

@@ -15,6 +15,7 @@ __all__ = [
     "EQUAL_DATA",
     "PAPER",
     "SUPERPOSITION",
+    "SUPERPOSITION_GRIDS",
     "EqualComputePoint",
     "EqualDataPoint",
     "StudyCell",
@@ -87,17 +88,21 @@ class EqualComputePoint:
     note: str = ""
 
 
-_REPLICATION = "independent replication (github.com/eoghanf/TokenSuperPaper)"
+SUPERPOSITION_GRIDS = "arXiv 2605.06546, tables 4 to 6"
+_REPLICATION = "github.com/eoghanf/TokenSuperPaper"
 _MINIMIND = "HST-MiniMind"
 EQUAL_COMPUTE = (
     EqualComputePoint("our pilot", 0.53e6, 19, 4, 0.33, +0.055),
     EqualComputePoint("our pilot", 0.53e6, 39, 4, 0.33, +0.032),
     EqualComputePoint(_MINIMIND, 5e6, 49, 4, 0.3, -0.026, "evaluated on two training batches"),
     EqualComputePoint(_MINIMIND, 5e6, 295, 4, 0.3, -0.047, "evaluated on two training batches"),
-    EqualComputePoint("AOMTS", 100e6, None, 6, 0.3, -0.073, "optimizer carried over; +0.016 where it was reset"),
-    EqualComputePoint(_REPLICATION, 345e6, 1.9, 6, 0.3, -0.038, "the token run has the same decay"),
+    EqualComputePoint("AOMTS", 100e6, None, 6, 0.3, -0.073, "+0.016 where the optimizer was reset"),
+    EqualComputePoint(SUPERPOSITION_GRIDS, 270e6, 155, 4, 0.3, -0.067),
+    EqualComputePoint(SUPERPOSITION_GRIDS, 270e6, 774, 4, 0.3, -0.040),
     EqualComputePoint(SUPERPOSITION, 270e6, 155, 6, 0.3, -0.070),
     EqualComputePoint(SUPERPOSITION, 270e6, 774, 6, 0.3, -0.044),
+    EqualComputePoint(_REPLICATION, 345e6, 1.9, 6, 0.3, -0.038, "independent; both runs end their decay"),
+    EqualComputePoint(SUPERPOSITION_GRIDS, 600e6, 70, 4, 0.3, -0.069),
     EqualComputePoint(SUPERPOSITION, 600e6, 70, 6, 0.3, -0.076),
     EqualComputePoint(SUPERPOSITION, 3e9, 14, 6, 0.3, -0.132),
 )
