@@ -56,9 +56,9 @@ def read_model_facts(run: RunFile) -> ModelFacts:
         with _quiet():
             model = build_model(run)
     except (OSError, ImportError) as error:
-        return ModelFacts(
-            str(run.model.name), None, run.model.vocab_size, run.model.context, fault=_first_line(error)
-        )
+        given = run.model.arguments.get("pretrained_model_name_or_path", run.model.name)
+        fault = f"{given} cannot be built here ({_first_line(error)})"
+        return ModelFacts(str(run.model.name), None, run.model.vocab_size, run.model.context, fault=fault)
     with _quiet():
         count = flop_counter(model)
 

@@ -99,7 +99,7 @@ def _name_stages(axes: Any, run: RunCost, per_step: float) -> None:
     for stage in run.stages:
         middle = (stage.first_step + stage.steps / 2) * per_step
         narrow = stage.steps / whole < 0.14
-        text = f"k={stage.k}" if narrow and stage.in_patches else "token" if narrow else f"{stage.name} stage"
+        text = f"k={stage.k}" if narrow and stage.in_patches else "token" if narrow else f"patch stage, k={stage.k}" if stage.in_patches else "token stage"
         if not narrow:
             text += f"\n{stage.steps:,} steps"
         axes.annotate(
@@ -117,18 +117,12 @@ def _draw_rate(axes: Any, plan: Plan, per_step: float) -> None:
     axes.set_ylabel("learning rate")
     rates = plan.rates
     if not rates.steps:
-        axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", va="center")
+        axes.text(0.5, 0.5, "not known: see the text", transform=axes.transAxes, ha="center", va="center")
         axes.set_yticks([])
         return
-    axes.plot([step * per_step for step in rates.steps], rates.values, color=_RATE, linewidth=1.8)
+    axes.plot([step * per_step for step in rates.steps], rates.values, color=_RATE, linewidth=1.8, clip_on=False)
     axes.set_ylim(0, 1.08 * max(max(rates.values), 1e-12))
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
-    # The exponent stands on the left above the axis, where the stage's name would meet it.
-    axes.yaxis.get_offset_text().set_visible(False)
-    axes.figure.canvas.draw()
-    exponent = axes.yaxis.get_offset_text().get_text()
-    if exponent:
-        axes.set_ylabel(f"learning rate ({exponent})")
+    _exponent_into_label(axes)
 
 
 def _draw_compute(axes: Any, plan: Plan, per_step: float) -> None:
@@ -139,21 +133,44 @@ def _draw_compute(axes: Any, plan: Plan, per_step: float) -> None:
         (run, _RUN, "solid", "this run"),
     ):
         x, y = _curve(cost, per_step, counted)
-        axes.plot(x, y, color=color, linestyle=style, linewidth=2)
+        axes.plot(x, y, color=color, linestyle=style, linewidth=2, clip_on=False)
         share = y[-1] / max(_curve(token, per_step, counted)[1][-1], 1e-12)
-        label = name if cost is token else f"{name}: {100 * share:.0f} %"
+        # The one above its rising line, the other below: neither meets a line.
+        above = cost is token
+        at = _height(x, y, 0.62 if above else 0.8)
         axes.annotate(
-            label,
-            (x[-1], y[-1]),
-            xytext=(-6, -4 if cost is token else 5),
+            name if above else f"{name}: {100 * share:.0f} %",
+            at,
+            xytext=(-6, 4) if above else (6, -4),
             textcoords="offset points",
-            ha="right",
-            va="top" if cost is token else "bottom",
+            ha="right" if above else "left",
+            va="bottom" if above else "top",
             fontsize=9,
             color=color,
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
         )
     axes.set_ylim(bottom=0)
     axes.set_ylabel("compute so far, FLOPs" if counted else "positions so far")
+    _exponent_into_label(axes)
+
+
+def _exponent_into_label(axes: Any) -> None:
+    """Moves the power of ten from above an axis, where a stage's name would meet it, into its label."""
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+    offset = axes.yaxis.get_offset_text()
+    offset.set_visible(False)
+    axes.figure.canvas.draw()
+    if offset.get_text():
+        axes.set_ylabel(f"{axes.get_ylabel()} ({offset.get_text()})")
+
+
+def _height(x: Sequence[float], y: Sequence[float], share: float) -> tuple[float, float]:
+    """The point of a curve at a share of its length in x."""
+    at = share * x[-1]
+    for left, right, low, high in zip(x, x[1:], y, y[1:], strict=False):
+        if left <= at <= right:
+            return at, low + (high - low) * (at - left) / (right - left)
+    return x[-1], y[-1]
 
 
 def _curve(cost: RunCost, per_step: float, counted: bool) -> tuple[list[float], Sequence[float]]:

@@ -82,7 +82,21 @@ def _stages(plan: Plan) -> list[str]:
             f"{run.patch_share_of_compute:.3f} of the compute (token superposition's r, with s={ks[0]}).",
             "  ",
         )
-    return lines
+    return [*lines, *_rates(plan)]
+
+
+def _rates(plan: Plan) -> list[str]:
+    rates = plan.rates
+    if not rates.steps:
+        return wrapped(f"Learning rate: not known; {rates.fault}.", "  ")
+    peak, ends = max(rates.values), plan.shape.bounds[:-1]
+    at = dict(zip(rates.steps, rates.values, strict=True))
+    switch = [f"{at[end]:.3g} at the switch to {_after(plan, end)} (step {end:,})" for end in ends if end in at]
+    return wrapped(f"Learning rate: peak {peak:.3g}; {'; '.join([*switch, f'{rates.values[-1]:.3g} at the end'])}.", "  ")
+
+
+def _after(plan: Plan, step: int) -> str:
+    return next((s.name for s in plan.costs[1].stages if s.first_step == step), "the end")
 
 
 def _stage(stage: StageCost) -> tuple[str, ...]:

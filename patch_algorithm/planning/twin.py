@@ -6,6 +6,8 @@ apparent 1.9-fold speed-up was the baseline's rate, which had not decayed (githu
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +42,7 @@ class Twin:
 
 
 def write_twin(plan: Plan, out: str, same: str = "compute", overrides: Sequence[str] = ()) -> Twin:
-    """Writes the YAML of a run's token-level twin. Comments and order are kept.
+    """Writes the YAML of a run's token-level twin. Comments and order are kept; the comment of a changed value goes.
 
     Args:
         plan: The plan of the run.
@@ -59,12 +61,9 @@ def write_twin(plan: Plan, out: str, same: str = "compute", overrides: Sequence[
         raise ValueError(f"--twin {out}: there is no folder {str(path.parent)!r}.")
     if not any(stage.in_patches for stage in plan.costs[1].stages):
         raise ValueError(f"--twin: {plan.run.path} trains at token level already.")
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    document = yaml.load(Path(plan.run.path).read_text("utf-8"))
+    text = Path(plan.run.path).read_text("utf-8")
+    yaml = _round_trip(text)
+    document = yaml.load(text)
     _override(document, overrides)
     steps = _steps(plan, same)
     changes = [
@@ -73,8 +72,8 @@ def write_twin(plan: Plan, out: str, same: str = "compute", overrides: Sequence[
         *_set_schedule(document, plan, same, steps),
         *_part_outputs(document),
     ]
-    document.yaml_set_start_comment(_header(plan, same, changes) + _own_start(document))
     with path.open("x", encoding="utf-8") as file:
+        file.write(_header(plan, same, changes))
         yaml.dump(document, file)
     return Twin(path, steps, tuple(changes))
 
@@ -104,6 +103,7 @@ def _drop_patches(document: MutableMapping[str, Any], plan: Plan) -> list[str]:
         del given[name]
     algorithms["patch_level"] = given
     given["k"], given["seq_len"] = 1, seq_len
+    _drop_comment(given, "k")
     return [
         f"algorithms.patch_level: k: 1, which trains at token level throughout and only cuts rows of {T:,} tokens "
         f"into rows of {L:,}, as the run's token stage does: both read the same rows in the same order"
@@ -118,6 +118,7 @@ def _set_duration(document: MutableMapping[str, Any], plan: Plan, same: str, ste
     unit = given if given in per_step else TimeUnit.BATCH
     before, after = document["max_duration"], f"{steps * per_step.get(unit, 1)}{unit.value}"
     document["max_duration"] = after
+    _drop_comment(document, "max_duration")
     return [f"max_duration: {before} -> {after}, the compute of the run"]
 
 
@@ -138,6 +139,7 @@ def _set_schedule(document: MutableMapping[str, Any], plan: Plan, same: str, ste
         scaled = None if name == "t_warmup" else _scaled(value, steps / length)
         if scaled is not None:
             scheduler[name] = scaled
+            _drop_comment(scheduler, name)
             changes.append(f"scheduler.{name}: {value} -> {scaled}, in proportion to the run")
     return changes
 
@@ -191,13 +193,34 @@ def _merge(into: MutableMapping[str, Any], values: Mapping[Any, Any]) -> None:
 
 
 def _header(plan: Plan, same: str, changes: Sequence[str]) -> str:
-    lines = [f"The token-level twin of {Path(plan.run.path).name}, for a comparison on the same {same}.", *changes]
-    return "\n".join([*lines, "", ""])
+    name = Path(plan.run.path).name
+    parts = [f"The token-level twin of {name}, for a comparison on the same {same}, by `patch-level plan --twin`."]
+    parts += [f"- {change}" for change in changes]
+    parts.append("All else, comments too, is the run's.")
+    lines = [line for part in parts for line in textwrap.wrap(part, 108, subsequent_indent="  " * (part[0] == "-"))]
+    return "".join(f"# {line}\n" for line in lines) + "\n"
 
 
-def _own_start(document: Any) -> str:
-    """The comment that the run's file begins with, which the twin's follows."""
-    comment = document.ca.comment
-    tokens = comment[1] if comment and len(comment) > 1 and comment[1] else []
-    text = "".join(token.value for token in tokens)
-    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in text.splitlines())
+def _round_trip(text: str) -> Any:
+    """A reader and writer that keeps comments, order, quotes, nulls and the indentation of lists."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.representer import RoundTripRepresenter
+
+    class Representer(RoundTripRepresenter):
+        """Writes null where ruamel leaves a blank."""
+
+    Representer.add_representer(type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml = YAML()
+    yaml.Representer = Representer
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    if not re.search(r"^( *)[^\s#-][^\n]*:\n\1- ", text, re.M):  # lists are indented below their keys
+        yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _drop_comment(mapping: Any, key: str) -> None:
+    """Removes the comment at the end of a line whose value was changed, and leaves what follows the line."""
+    tokens = mapping.ca.items.get(key)
+    if tokens and len(tokens) > 2 and tokens[2] is not None:
+        tokens[2].value = "\n" + tokens[2].value.partition("\n")[2]
