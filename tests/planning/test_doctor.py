@@ -224,9 +224,7 @@ def test_json_without_secrets(healthy: dict[str, Any], tmp_path: Path) -> None:
     assert set(report["findings"][0]) == {"id", "severity", "found", "why", "fix"}
     assert report["versions"]["torch"]
     assert "hunter22" not in result.output
-    assert (
-        "hunter22" not in run_doctor(healthy, tmp_path, bad).output
-    )
+    assert "hunter22" not in run_doctor(healthy, tmp_path, bad).output
 
 
 def test_the_environment() -> None:
