@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 import typer
 
+from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
+from patch_algorithm.planning import commands as planning_commands
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Patch-level training for MosaicML Composer and llm-foundry.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data_commands.app, name="data")
+planning_commands.add_commands(app)
+app.add_typer(data_commands.app, name="data", rich_help_panel="Data")
 
 
 def _print_version(asked: bool) -> None:
@@ -27,7 +28,14 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog=examples(
+        "patch-level init stock.yaml --data ./pile-mds --out run.yaml",
+        "patch-level doctor run.yaml",
+        "patch-level data convert --source pile/train --tokenizer gpt2 --out ./pile-mds",
+        codes=("0 success", "1 something was found", "2 bad input", "130 interrupted"),
+    )
+)
 def main(
     version: Annotated[
         bool,
@@ -37,9 +45,16 @@ def main(
     """Patch-level training for MosaicML Composer and llm-foundry."""
 
 
-@app.command()
+@app.command(
+    rich_help_panel="Data",
+    epilog=examples(
+        "patch-level prepare yamls/quickstart.yaml",
+        "patch-level prepare yamls/quickstart.yaml variables.builtin_corpus.megabytes=20",
+        codes=("0 prepared, or nothing to prepare", "2 bad input"),
+    ),
+)
 def prepare(
-    config: Annotated[str, typer.Argument(metavar="YAML", help="The run's configuration.")],
+    config: Annotated[str, typer.Argument(metavar="RUN.yaml", help="The run's configuration.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="The run's dotted overrides."),
@@ -49,17 +64,12 @@ def prepare(
 
     Data that is there already is reused, and nothing is overwritten.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("patch_algorithm").setLevel(logging.INFO)
-    # Imported here: the help text shall not wait for transformers.
-    from patch_algorithm.preflight import prepare as prepare_data
-    from patch_algorithm.preflight import read_config
+    with errors_as_exit_codes("prepare"):
+        # Imported here: the help text shall not wait for transformers.
+        from patch_algorithm.preflight import prepare as prepare_data
+        from patch_algorithm.preflight import read_config
 
-    try:
         folder = prepare_data(read_config(config, overrides or ()))
-    except ValueError as error:
-        typer.echo(f"patch-level prepare: {error}", err=True)
-        raise typer.Exit(2) from error
     if folder is None:
         typer.echo(f"{config} asks for no data to be prepared (variables.builtin_corpus).")
     else:

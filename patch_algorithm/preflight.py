@@ -10,12 +10,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from patch_algorithm.checks.finding import Finding
 from patch_algorithm.planning.config import read_config, value_of
+from patch_algorithm.planning.doctor import accepted_findings, examine
 from patch_algorithm.planning.run_file import RunFile
 from patch_algorithm.planning.stage_rows import check_stages
 from patch_algorithm.stages.plan import StagePlan
 
-__all__ = ["check_config", "prepare", "read_config"]
+__all__ = ["check_config", "check_start", "prepare", "read_config"]
 
 
 def check_config(cfg: DictConfig) -> StagePlan | None:
@@ -37,6 +39,21 @@ def check_config(cfg: DictConfig) -> StagePlan | None:
     run = RunFile.from_config(cfg)
     check_stages(run)
     return None if run.algorithm is None else run.plan
+
+
+def check_start(cfg: DictConfig, path: str) -> tuple[list[Finding], tuple[str, ...]]:
+    """Makes all checks of a run that is about to start on this machine.
+
+    Args:
+        cfg: The merged configuration.
+        path: The file that it was read from.
+
+    Returns:
+        What was found, the worst first, and the ids of findings that need not be told again when training
+        starts.
+    """
+    found = examine(cfg, path, starts_here=True)
+    return found, (*accepted_findings(cfg), *(one.id for one in found))
 
 
 def prepare(cfg: DictConfig) -> Path | None:

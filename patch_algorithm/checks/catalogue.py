@@ -86,6 +86,7 @@ tokenizer-not-found        error    A tokenizer path that does not exist, or a f
 tokenizer-not-the-datas    error    The run's tokenizer is not the one that the data was written with.
 tokenizer-named-otherwise  note     The same, where only the names can be compared.
 vocabulary-too-small       error    The model has fewer entries than the data has ids.
+vocabulary-resized         warning  The same, where Composer enlarges the model's embedding.
 data-repeated              warning  The run reads the data more than 4 times.
 passes-over-data           note     How often the data is read, where it is not about once.
 eval-one-component         warning  Evaluation sees one component of a mixture.

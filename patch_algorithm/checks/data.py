@@ -244,7 +244,7 @@ def _no_tokenizer(found: str) -> Finding:
 
 
 def check_vocabulary(
-    model_entries: int | None, data_entries: int | None, data_name: str = ""
+    model_entries: int | None, data_entries: int | None, data_name: str = "", resizes: bool = False
 ) -> list[Finding]:
     """Checks that the model has an embedding for every id of the data.
 
@@ -252,17 +252,27 @@ def check_vocabulary(
         model_entries: The model's ``vocab_size``.
         data_entries: Entries of the tokenizer that the data was written with.
         data_name: That tokenizer's name.
+        resizes: Whether the model's embedding is enlarged to the run's tokenizer, as MPT's is.
     """
     if model_entries is None or data_entries is None or model_entries >= data_entries:
         return []
-    return [
-        finding(
-            "vocabulary-too-small",
-            f"The model's vocabulary has {model_entries:,} entries; the data's tokenizer {data_name!r} has "
-            f"{data_entries:,}.",
-            "The first id without an embedding ends the run with an index error, on a GPU with an unreadable "
-            "one.",
-            f"Set vocab_size to at least {data_entries}, best the next multiple of 128: "
-            f"{-(-data_entries // 128) * 128}.",
+    found = (
+        f"The model's vocabulary has {model_entries:,} entries; the data's tokenizer {data_name!r} has "
+        f"{data_entries:,}."
+    )
+    fix = (
+        f"Set vocab_size to at least {data_entries}, best to the next multiple of 128: "
+        f"{-(-data_entries // 128) * 128}."
+    )
+    if resizes:
+        why = (
+            "Composer enlarges the embedding to the entries of the run's tokenizer, so that the model "
+            "differs from its configuration, and by a number of entries that is no multiple of 128, which is "
+            "slower on GPUs."
         )
-    ]
+        return [finding("vocabulary-resized", found, why, fix)]
+    why = (
+        "llm-foundry refuses a tokenizer with more entries than the model has; ids without an embedding "
+        "would end the run with an index error."
+    )
+    return [finding("vocabulary-too-small", found, why, fix)]

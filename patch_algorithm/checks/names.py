@@ -73,7 +73,7 @@ def _unknown(key: str, full: str, known: Known, config: Mapping[str, Any]) -> li
     # A key that is there already is not what another one was meant to be.
     candidates = [name for name in known.keys if name not in config]
     if not known.refuses:
-        meant = nearest(key, candidates, _VERY_NEAR)
+        meant = nearest(key, candidates, _VERY_NEAR) or nearest(key, known.keys, _VERY_NEAR)
         if meant is None:
             return []
         return [

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from patch_algorithm.common.arguments import is_whole
 
-__all__ = ["Values", "read_config", "value_of"]
+__all__ = ["Values", "read_config", "resolved", "value_of"]
 
 
 def read_config(yaml_path: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -58,6 +58,20 @@ def value_of(cfg: DictConfig, key: str) -> Any:
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
         raise ValueError(f"{key} cannot be resolved: {error}") from error
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The whole configuration in plain Python, its interpolations resolved.
+
+    Raises:
+        ValueError: If one cannot be resolved; it names the full key.
+    """
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "the configuration"
+        raise ValueError(f"{key} cannot be resolved: {str(error).splitlines()[0]}") from error
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 
 class Values:

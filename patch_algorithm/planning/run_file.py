@@ -11,11 +11,10 @@ from inspect import signature
 from typing import Any
 
 from composer.core import Time, TimeUnit
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from patch_algorithm.algorithm.patch_level import PatchLevel
-from patch_algorithm.planning.config import Values, read_config
+from patch_algorithm.planning.config import Values, read_config, resolved
 from patch_algorithm.planning.data_on_disk import DataOnDisk, find_data
 from patch_algorithm.planning.model_section import ModelSection, read_model
 from patch_algorithm.stages.boundaries import run_length
@@ -191,7 +190,7 @@ class RunFile:
         Raises:
             ValueError: If a value cannot be meant; it names the full key.
         """
-        top = Values(_resolved(cfg))
+        top = Values(resolved(cfg))
         train_loader = _loader(top.section("train_loader"), builds_own_data(top))
         global_batch = top.whole("global_train_batch_size")
         max_duration = top.time("max_duration")
@@ -229,15 +228,6 @@ class RunFile:
 def builds_own_data(top: Values) -> bool:
     """Whether ``train.py`` makes the run's data first, so that what lies there now does not count."""
     return bool(top.section("variables").get("builtin_corpus"))
-
-
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    try:
-        values = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "the configuration"
-        raise ValueError(f"{key} cannot be resolved: {str(error).splitlines()[0]}") from error
-    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 
 def _algorithm(algorithms: Values) -> PatchLevel | None:

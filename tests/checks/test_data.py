@@ -113,5 +113,7 @@ def test_vocabulary() -> None:
     (found,) = check_vocabulary(50_000, 50_277, "gpt-neox")
     assert found.id == "vocabulary-too-small"
     assert "50304" in found.fix
+    (enlarged,) = check_vocabulary(50_000, 50_277, resizes=True)
+    assert enlarged.id == "vocabulary-resized"
     assert not check_vocabulary(50_277, 50_277)
     assert not check_vocabulary(None, 50_277)
