@@ -10,6 +10,7 @@ from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
 from patch_algorithm.planning import commands as planning_commands
+from patch_algorithm.planning.plan_command import add_plan
 
 __all__ = ["app"]
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 planning_commands.add_commands(app)
+add_plan(app)
 app.add_typer(data_commands.app, name="data", rich_help_panel="Data")
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.study.verdict
 
-The main line only (k = 4 for 30 % of the steps, each size's own rate, equal compute), and pairs on equal data.
+The main line (k = 4 for 30 % of the steps, each size's own rate, equal compute), and pairs on equal data.
 """
 
 from __future__ import annotations

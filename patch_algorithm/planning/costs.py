@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from composer.core import Time
 
 from patch_algorithm.checks.rate_curve import RunClock
 from patch_algorithm.planning.costs_model import ModelFacts
+from patch_algorithm.planning.run_clock import run_clock
 from patch_algorithm.planning.run_file import RunFile
 from patch_algorithm.stages.compute import PositionCount
 from patch_algorithm.stages.plan import StagePlan
@@ -49,7 +53,7 @@ class StepShape:
     @property
     def bounds(self) -> tuple[int, ...]:
         """The steps after which each stage ends; the last is the run's end."""
-        end = _steps(self.clock, None)
+        end = self.clock.end or 0
         bounds: list[int] = []
         for stage in self.plan.stages:
             until = self.clock.steps(stage.until)
@@ -190,14 +194,11 @@ def step_shape(run: RunFile, model: ModelFacts, devices: int = 1) -> StepShape:
         raise ValueError("global_train_batch_size, the rows of a step, is missing.")
     if run.max_duration is None:
         raise ValueError("max_duration is missing.")
-    clock = RunClock(
-        plan=StagePlan((), None, None) if run.plan is None else run.plan,
-        max_duration=run.max_duration,
-        samples_per_batch=rows,
-        tokens_per_batch=T * rows,
-        batches_per_epoch=run.batches_per_epoch,
-    )
-    _steps(clock, run.train_loader.dataset.local)
+    clock = run_clock(run)
+    if clock is None or clock.end is None:
+        raise ValueError(_uncounted(run.max_duration, run.train_loader.dataset.local))
+    if clock.end < 1:
+        raise ValueError(f"max_duration={run.max_duration.to_timestring()!r} is less than a step.")
     # Without the algorithm nobody cuts rows.
     L = None if run.algorithm is None else run.L or min(T, model.context or T)
     given = run.device_train_microbatch_size
@@ -215,17 +216,13 @@ def step_shape(run: RunFile, model: ModelFacts, devices: int = 1) -> StepShape:
     )
 
 
-def _steps(clock: RunClock, folder: str | None) -> int:
-    end = clock.end
-    if end is None:
-        where = f" No description of the data was found in {folder!r}." if folder else ""
-        raise ValueError(
-            f"max_duration={clock.max_duration.to_timestring()!r} cannot be counted in steps.{where} Give it in "
-            "batches, samples or tokens ('ba', 'sp' or 'tok')."
-        )
-    if end < 1:
-        raise ValueError(f"max_duration={clock.max_duration.to_timestring()!r} is less than a step.")
-    return end
+def _uncounted(max_duration: Time[Any], folder: str | None) -> str:
+    where = f" No description of the data was found in {folder!r}." if folder else ""
+    return (
+        f"max_duration={max_duration.to_timestring()!r} cannot be counted in steps.{where} Give it in "
+        "batches, "
+        "samples or tokens ('ba', 'sp' or 'tok')."
+    )
 
 
 def run_costs(shape: StepShape, model: ModelFacts) -> tuple[RunCost, RunCost, RunCost]:

@@ -97,7 +97,9 @@ def build_model(run: RunFile) -> ComposerModel:
 
     arguments = _without_kernels(run.model.name, run.model.arguments)
     try:
-        return build_composer_model(run.model.name, arguments, tokenizer=None, init_context=init_empty_weights())
+        return build_composer_model(
+            run.model.name, arguments, tokenizer=None, init_context=init_empty_weights()
+        )
     except (OSError, ImportError):
         raise
     except Exception as error:  # a model's code may raise anything

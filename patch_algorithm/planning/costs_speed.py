@@ -81,7 +81,8 @@ class PeakSpeed:
     def basis(self) -> str:
         """What the times rest on."""
         return (
-            f"{self.gpus} x {self.name} at {100 * self.mfu:.3g} % of {self.peak / 1e12:,.0f} TFLOP/s (bf16, dense), "
+            f"{self.gpus} x {self.name} at {100 * self.mfu:.3g} % of {self.peak / 1e12:,.0f} TFLOP/s (bf16, "
+            "dense), "
             "an assumption, taken to be the same in both stages"
         )
 
@@ -170,9 +171,11 @@ def read_speed(path: str, gpus: int | None = None) -> MeasuredSpeed:
     try:
         history = read(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--like {path}: it cannot be read ({os.strerror(error.errno)}).") if isinstance(
-            error, OSError
-        ) and error.errno else ValueError(f"--like {path}: it cannot be read ({error}).") from error
+        raise (
+            ValueError(f"--like {path}: it cannot be read ({os.strerror(error.errno)}).")
+            if isinstance(error, OSError) and error.errno
+            else ValueError(f"--like {path}: it cannot be read ({error}).")
+        ) from error
     rates: dict[int, _Rate] = {}
     starts = set(history.starts)
     for before, after in zip(history.steps, history.steps[1:], strict=False):
@@ -186,7 +189,8 @@ def read_speed(path: str, gpus: int | None = None) -> MeasuredSpeed:
             rates[two.k] = _Rate(old.seconds + seconds, old.positions + positions, old.flops + flops)
     if not rates:
         raise ValueError(
-            f"--like {path}: it has {len(history.steps)} steps, and none that can be timed. Give the history of "
+            f"--like {path}: it has {len(history.steps)} steps, and none that can be timed. Give the history "
+            "of "
             "a run of at least three steps in each stage."
         )
     return MeasuredSpeed(path, rates, gpus)

@@ -114,7 +114,7 @@ def make_plan(
     """
     check_stages(run)
     early = step_shape(run, ModelFacts(str(run.model.name), context=run.model.context), devices or 1)
-    _ = early.bounds  # raises before the model is built
+    _ = early.bounds  # raises before the model is built, which takes its time
     model = read_model_facts(run)
     shape = step_shape(run, model, devices or 1)
     costs = run_costs(shape, model)

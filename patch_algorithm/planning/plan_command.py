@@ -65,7 +65,9 @@ def plan(
     like: Annotated[
         str | None,
         typer.Option(
-            metavar="HISTORY", help="Times from a measured run's history.jsonl instead.", rich_help_panel=_TIME
+            metavar="HISTORY",
+            help="Times from a measured run's history.jsonl instead.",
+            rich_help_panel=_TIME,
         ),
     ] = None,
     price: Annotated[float | None, typer.Option(help="Of a GPU-hour.", rich_help_panel=_TIME)] = None,
@@ -80,18 +82,16 @@ def plan(
     tokens: Annotated[
         float | None, typer.Option(help="Raw tokens that there are.", rich_help_panel=_PROPOSAL)
     ] = None,
-    flops: Annotated[
-        float | None, typer.Option(help="FLOPs to spend.", rich_help_panel=_PROPOSAL)
-    ] = None,
+    flops: Annotated[float | None, typer.Option(help="FLOPs to spend.", rich_help_panel=_PROPOSAL)] = None,
     gpu_hours: Annotated[
         float | None,
-        typer.Option(help="GPU-hours to spend; with --gpu and --mfu, or --like and --gpus.", rich_help_panel=_PROPOSAL),
+        typer.Option(
+            help="GPU-hours to spend; with --gpu and --mfu, or --like and --gpus.", rich_help_panel=_PROPOSAL
+        ),
     ] = None,
     twin: Annotated[
         str | None,
-        typer.Option(
-            metavar="OUT.yaml", help="Write the token-only twin of the run.", rich_help_panel=_TWIN
-        ),
+        typer.Option(metavar="OUT.yaml", help="Write the token-only twin of the run.", rich_help_panel=_TWIN),
     ] = None,
     same: Annotated[
         Same, typer.Option(help="What the twin has in common with the run.", rich_help_panel=_TWIN)
@@ -148,7 +148,9 @@ def _check(given: dict[str, Any]) -> None:
     if not 0 < given["mfu"] <= 1:
         raise ValueError(f"--mfu {given['mfu']:g}: expected a share above 0 and of at most 1, such as 0.4.")
     if given["gpu"] is not None and given["like"] is not None:
-        raise ValueError("--gpu and --like exclude each other: times come from a peak, or from a measured run.")
+        raise ValueError(
+            "--gpu and --like exclude each other: times come from a peak, or from a measured run."
+        )
     budgets = [name for name in ("tokens", "flops", "gpu_hours") if given[name] is not None]
     if given["suggest"] and len(budgets) != 1:
         raise ValueError("--suggest needs exactly one of --tokens, --flops and --gpu-hours.")

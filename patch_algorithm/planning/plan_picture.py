@@ -71,7 +71,9 @@ def draw(plan: Plan, path: str) -> None:
 def _title(plan: Plan) -> str:
     parameters = "" if plan.model.parameters is None else f", {number(plan.model.parameters)} parameters"
     run = plan.costs[1]
-    return f"{Path(plan.run.path).name}{parameters}, {number(run.raw_tokens)} raw tokens in {run.steps:,} steps"
+    return (
+        f"{Path(plan.run.path).name}{parameters}, {number(run.raw_tokens)} raw tokens in {run.steps:,} steps"
+    )
 
 
 def _unit(tokens: float) -> tuple[float, str]:
@@ -89,7 +91,9 @@ def _draw_stages(axes: Any, run: RunCost, per_step: float) -> None:
         color = _PATCH if stage.in_patches else _TOKEN
         axes.axvspan(first, last, facecolor=color, alpha=0.16, linewidth=0, zorder=0)
         if hatch:
-            axes.axvspan(first, last, facecolor="none", edgecolor=color, alpha=0.25, hatch=hatch, linewidth=0, zorder=0)
+            axes.axvspan(
+                first, last, facecolor="none", edgecolor=color, alpha=0.25, hatch=hatch, linewidth=0, zorder=0
+            )
         if first > 0:
             axes.axvline(first, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
 
@@ -99,7 +103,15 @@ def _name_stages(axes: Any, run: RunCost, per_step: float) -> None:
     for stage in run.stages:
         middle = (stage.first_step + stage.steps / 2) * per_step
         narrow = stage.steps / whole < 0.14
-        text = f"k={stage.k}" if narrow and stage.in_patches else "token" if narrow else f"patch stage, k={stage.k}" if stage.in_patches else "token stage"
+        text = (
+            f"k={stage.k}"
+            if narrow and stage.in_patches
+            else "token"
+            if narrow
+            else f"patch stage, k={stage.k}"
+            if stage.in_patches
+            else "token stage"
+        )
         if not narrow:
             text += f"\n{stage.steps:,} steps"
         axes.annotate(
@@ -120,7 +132,9 @@ def _draw_rate(axes: Any, plan: Plan, per_step: float) -> None:
         axes.text(0.5, 0.5, "not known: see the text", transform=axes.transAxes, ha="center", va="center")
         axes.set_yticks([])
         return
-    axes.plot([step * per_step for step in rates.steps], rates.values, color=_RATE, linewidth=1.8, clip_on=False)
+    axes.plot(
+        [step * per_step for step in rates.steps], rates.values, color=_RATE, linewidth=1.8, clip_on=False
+    )
     axes.set_ylim(0, 1.08 * max(max(rates.values), 1e-12))
     _exponent_into_label(axes)
 

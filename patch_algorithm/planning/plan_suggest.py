@@ -80,7 +80,9 @@ def suggest(shape: StepShape, model: ModelFacts, budget: Budget) -> Suggestion:
         cost, used = replace(token, name="proposal: token-only"), token_shape
     else:
         steps = _steps(patch_shape, model, budget, share)
-        cost = cost_of(patch_shape, model, (math.ceil(share * steps), steps), f"proposal: k={k}, ratio {ratio}")
+        cost = cost_of(
+            patch_shape, model, (math.ceil(share * steps), steps), f"proposal: k={k}, ratio {ratio}"
+        )
         used = patch_shape
     reasons = (*reasons, *_on_data(cost, token))
     if k > 1 and budget.flops is not None:
@@ -90,9 +92,14 @@ def suggest(shape: StepShape, model: ModelFacts, budget: Budget) -> Suggestion:
 
 def _choice(parameters: int, budget: Budget) -> tuple[int, str, tuple[str, ...]]:
     if parameters < NO_GAIN_BELOW:
-        return 1, "0", (
-            f"Train at token level: no run below {number(NO_GAIN_BELOW)} parameters that we know of has gained "
-            f"from patches, and this model has {number(parameters)}.",
+        return (
+            1,
+            "0",
+            (
+                f"Train at token level: no run below {number(NO_GAIN_BELOW)} parameters that we know of has "
+                "gained "
+                f"from patches, and this model has {number(parameters)}.",
+            ),
         )
     if budget.tokens is None:
         return _K, "2/3", tuple(_for_compute(parameters))
@@ -101,13 +108,16 @@ def _choice(parameters: int, budget: Budget) -> tuple[int, str, tuple[str, ...]]
 
 def _for_compute(parameters: int) -> Iterable[str]:
     yield (
-        "k=4 and 2/3 of the tokens lie in both papers' best range: the first found 2/3 best at a fixed compute "
-        "(370M parameters), the second recommends s of 4 to 8 and r of 0.2 to 0.4, and 2/3 is r = 0.33. There, k=6 "
+        "k=4 and 2/3 of the tokens lie in both papers' best range: the first found 2/3 best at a fixed "
+        "compute "
+        "(370M parameters), the second recommends s of 4 to 8 and r of 0.2 to 0.4, and 2/3 is r = 0.33. "
+        "There, k=6 "
         "gained up to 0.006 nats more than k=4 and takes more text."
     )
     if parameters < GAIN_FROM:
         yield (
-            "Whether it pays is not known for models between 5M and 100M parameters. Train the token-only twin "
+            "Whether it pays is not known for models between 5M and 100M parameters. Train the token-only "
+            "twin "
             "beside it."
         )
 
@@ -116,21 +126,27 @@ def _for_data(per_parameter: float) -> tuple[int, str, tuple[str, ...]]:
     from patch_algorithm.checks.stage_choice import BREAK_EVEN, loss_difference
 
     difference = loss_difference(per_parameter)
-    fit = f"By the paper's seven points (k=4, ratio 2/3) the difference is {difference:+.3f} nats on equal data"
+    fit = (
+        f"By the paper's seven points (k=4, ratio 2/3) the difference is {difference:+.3f} nats on equal data"
+    )
     at = f"{number(per_parameter)} tokens per parameter"
     if difference < -RESIDUAL:
         text = f"{at} are beyond the break-even of {BREAK_EVEN}. {fit}, for half the compute."
         return _K, "2/3", (text,)
     if per_parameter >= _FITTED_FROM:
         text = (
-            f"{at} are near or below the break-even of {BREAK_EVEN}. {fit}. A ratio of 1/4 costs less loss: on fixed "
-            "data the paper found the best near 1/4 (370M parameters, 243 tokens per parameter, k=4), and it saves "
+            f"{at} are near or below the break-even of {BREAK_EVEN}. {fit}. A ratio of 1/4 costs less loss: "
+            "on fixed "
+            "data the paper found the best near 1/4 (370M parameters, 243 tokens per parameter, k=4), and it "
+            "saves "
             "19 % of the compute. If compute matters more than 0.01 to 0.03 nats, take 2/3, which saves 50 %."
         )
         return _K, "1/4", (text,)
     text = (
-        f"Train at token level if these tokens are all there is: at {at} expect patches to end higher on equal data, "
-        f"in the order of {difference:+.2f} nats with ratio 2/3. If compute limits you and more text can be had, ask "
+        f"Train at token level if these tokens are all there is: at {at} expect patches to end higher on "
+        "equal data, "
+        f"in the order of {difference:+.2f} nats with ratio 2/3. If compute limits you and more text can be "
+        "had, ask "
         "with --flops or --gpu-hours."
     )
     return 1, "0", (text,)
@@ -165,7 +181,8 @@ def _steps(shape: StepShape, model: ModelFacts, budget: Budget, share: float) ->
 def _on_data(cost: RunCost, token: RunCost) -> Iterable[str]:
     if cost.raw_tokens > token.raw_tokens:
         yield (
-            f"It takes {number(cost.raw_tokens)} raw tokens where token-only training of the same compute takes "
+            f"It takes {number(cost.raw_tokens)} raw tokens where token-only training of the same compute "
+            "takes "
             f"{number(token.raw_tokens)}."
         )
     if cost.passes is not None and cost.passes > 1:
@@ -190,7 +207,10 @@ def _yaml(shape: StepShape, cost: RunCost, k: int, ratio: str, L: int) -> str:
     warmup = min(_WARMUP, max(cost.steps // 20, 1))
     lines = [f"max_duration: {cost.steps}ba"]
     if k > 1:
-        lines += ["algorithms:", f'  patch_level: {{k: {k}, ratio: "{ratio}", seq_len: {L}, on_switch: carry}}']
+        lines += [
+            "algorithms:",
+            f'  patch_level: {{k: {k}, ratio: "{ratio}", seq_len: {L}, on_switch: carry}}',
+        ]
     lines += [
         "train_loader:",
         f"  dataset: {{max_seq_len: {shape.row_tokens}}} # tokens of a row: k * the context",

@@ -29,8 +29,10 @@ def conversion(share: float, k: int) -> str:
     ratio = ratio_of_share(share, k)
     cost = ratio / k + 1 - ratio
     return (
-        f"Token superposition's r={share:g}, s={k} is k: {k}, ratio: {ratio:.3g} here. r is a share of steps of "
-        f"equal compute, ratio a share of raw tokens. The run computes {cost:.3g} of token-only training on the "
+        f"Token superposition's r={share:g}, s={k} is k: {k}, ratio: {ratio:.3g} here. r is a share of steps "
+        "of "
+        f"equal compute, ratio a share of raw tokens. The run computes {cost:.3g} of token-only training on "
+        "the "
         "same tokens."
     )
 
@@ -58,7 +60,8 @@ def _head(plan: Plan) -> list[str]:
         facts.append(f"context {model.context:,}")
     lines = [f"{plan.run.path}: {', '.join(facts)}"]
     lines.append(
-        f"A step: {shape.rows:,} rows of {shape.row_tokens:,} tokens, {shape.rows * shape.row_tokens:,} raw tokens, "
+        f"A step: {shape.rows:,} rows of {shape.row_tokens:,} tokens, {shape.rows * shape.row_tokens:,} raw "
+        "tokens, "
         f"on {shape.devices} device{'s' if shape.devices > 1 else ''}"
     )
     if model.fault:
@@ -71,7 +74,9 @@ def _stages(plan: Plan) -> list[str]:
     run = plan.costs[1]
     lines = ["Stages", *_indented(table([head, *map(_stage, run.stages)]))]
     if any(stage.rows_per_forward is None for stage in run.stages):
-        lines += wrapped("The trainer finds the microbatch by itself, so the logits' memory is not known.", "  ")
+        lines += wrapped(
+            "The trainer finds the microbatch by itself, so the logits' memory is not known.", "  "
+        )
     else:
         note = "forwards x rows: of each device in a step; logits: one copy of a forward's. Training holds several"
         lines += wrapped(f"{note} (gradient, loss, metrics).", "  ")
@@ -91,8 +96,12 @@ def _rates(plan: Plan) -> list[str]:
         return wrapped(f"Learning rate: not known; {rates.fault}.", "  ")
     peak, ends = max(rates.values), plan.shape.bounds[:-1]
     at = dict(zip(rates.steps, rates.values, strict=True))
-    switch = [f"{at[end]:.3g} at the switch to {_after(plan, end)} (step {end:,})" for end in ends if end in at]
-    return wrapped(f"Learning rate: peak {peak:.3g}; {'; '.join([*switch, f'{rates.values[-1]:.3g} at the end'])}.", "  ")
+    switch = [
+        f"{at[end]:.3g} at the switch to {_after(plan, end)} (step {end:,})" for end in ends if end in at
+    ]
+    return wrapped(
+        f"Learning rate: peak {peak:.3g}; {'; '.join([*switch, f'{rates.values[-1]:.3g} at the end'])}.", "  "
+    )
 
 
 def _after(plan: Plan, step: int) -> str:
@@ -117,8 +126,13 @@ def _stage(stage: StageCost) -> tuple[str, ...]:
 def _costs(plan: Plan) -> list[str]:
     lines = ["Cost", *cost_table(plan, plan.costs)]
     if plan.speed is None:
-        return [*lines, *wrapped("For hours give --gpu with --gpus and --mfu, or --like history.jsonl.", "  ")]
-    lines += wrapped(f"Times: {plan.speed.basis}. Evaluation, checkpoints and start-up are not in them.", "  ")
+        return [
+            *lines,
+            *wrapped("For hours give --gpu with --gpus and --mfu, or --like history.jsonl.", "  "),
+        ]
+    lines += wrapped(
+        f"Times: {plan.speed.basis}. Evaluation, checkpoints and start-up are not in them.", "  "
+    )
     speed = plan.speed
     if isinstance(speed, MeasuredSpeed):
         if missing := sorted(set(speed.borrowed(plan.costs[1]))):
@@ -126,7 +140,8 @@ def _costs(plan: Plan) -> list[str]:
             lines += wrapped(f"{sizes} was not measured: the FLOP/s of the nearest k stand in.", "  ")
     elif any(stage.in_patches for stage in plan.costs[1].stages):
         lines += wrapped(
-            "Patch steps lose a little to data loading and gradient exchange: on 8 A100 the paper's k=4 stage is "
+            "Patch steps lose a little to data loading and gradient exchange: on 8 A100 the paper's k=4 "
+            "stage is "
             "reported 3.5 times as fast as token steps, not 4, and the run took 0.523 of the time, not 0.5.",
             "  ",
         )
@@ -169,7 +184,9 @@ def _verdict(verdict: Verdict) -> list[str]:
     for line in verdict.lines:
         lines += wrapped(line, "  - ")
     if verdict.points:
-        lines += wrapped("Public pairs at equal compute, patch minus token, in nats a token, one run each:", "    ")
+        lines += wrapped(
+            "Public pairs at equal compute, patch minus token, in nats a token, one run each:", "    "
+        )
         lines += _indented(table([_POINT_HEAD, *map(_point, verdict.points)]), 6)
     if verdict.study:
         lines += wrapped("Our own study, patch minus token, in bits a byte:", "  - ")
@@ -189,7 +206,15 @@ def _point(point: EqualComputePoint) -> tuple[str, ...]:
     return name, number(point.parameters), at, str(point.k), share, f"{point.nats:+.3f}"
 
 
-_CELL_HEAD = ("held equal", "parameters", "tokens/parameter", "k", "steps in patches", "seeds", "difference (95 %)")
+_CELL_HEAD = (
+    "held equal",
+    "parameters",
+    "tokens/parameter",
+    "k",
+    "steps in patches",
+    "seeds",
+    "difference (95 %)",
+)
 
 
 def _cell(cell: StudyCell) -> tuple[str, ...]:

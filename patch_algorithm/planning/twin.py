@@ -1,7 +1,8 @@
 """The token-level twin of a run: the same but for the patches, with a learning rate that ends its own decay.
 
-No comparison is fair without it: an independent replication of token superposition found that 85 % of an
-apparent 1.9-fold speed-up was the baseline's rate, which had not decayed (github.com/eoghanf/TokenSuperPaper).
+No comparison is fair without it: an independent replication of token superposition (345M parameters,
+github.com/eoghanf/TokenSuperPaper) found that 85 % of an apparent 1.9-fold speed-up was the baseline's rate,
+which had not decayed.
 """
 
 from __future__ import annotations
@@ -42,13 +43,15 @@ class Twin:
 
 
 def write_twin(plan: Plan, out: str, same: str = "compute", overrides: Sequence[str] = ()) -> Twin:
-    """Writes the YAML of a run's token-level twin. Comments and order are kept; the comment of a changed value goes.
+    """Writes the YAML of a run's token-level twin.
+
+    Comments and order are kept; the comment of a changed value goes.
 
     Args:
         plan: The plan of the run.
         out: The file to write; one that is there is never replaced.
-        same: One of :data:`SAME`. With ``compute`` ``max_duration`` is cut to the run's FLOPs (positions, where
-            these cannot be counted); with ``data`` the twin takes the same raw tokens.
+        same: One of :data:`SAME`. With ``compute`` ``max_duration`` is cut to the run's FLOPs (positions,
+            where these cannot be counted); with ``data`` the twin takes the same raw tokens.
         overrides: The run's dotted overrides, which are written into the twin.
 
     Raises:
@@ -105,7 +108,8 @@ def _drop_patches(document: MutableMapping[str, Any], plan: Plan) -> list[str]:
     given["k"], given["seq_len"] = 1, seq_len
     _drop_comment(given, "k")
     return [
-        f"algorithms.patch_level: k: 1, which trains at token level throughout and only cuts rows of {T:,} tokens "
+        f"algorithms.patch_level: k: 1, which trains at token level throughout and only cuts rows of {T:,} "
+        "tokens "
         f"into rows of {L:,}, as the run's token stage does: both read the same rows in the same order"
     ]
 
@@ -166,7 +170,9 @@ def _part_outputs(document: MutableMapping[str, Any]) -> list[str]:
             if isinstance(arguments, MutableMapping):
                 places.append((arguments, key, f"{section}.{name}.{key}"))
     for mapping, key, path in places:
-        if isinstance(mapping.get(key), str) and "{run_name}" not in mapping[key].replace("${run_name}", "{run_name}"):
+        if isinstance(mapping.get(key), str) and "{run_name}" not in mapping[key].replace(
+            "${run_name}", "{run_name}"
+        ):
             changes.append(_rename(mapping, key, path))
     return changes
 
@@ -194,10 +200,14 @@ def _merge(into: MutableMapping[str, Any], values: Mapping[Any, Any]) -> None:
 
 def _header(plan: Plan, same: str, changes: Sequence[str]) -> str:
     name = Path(plan.run.path).name
-    parts = [f"The token-level twin of {name}, for a comparison on the same {same}, by `patch-level plan --twin`."]
+    parts = [
+        f"The token-level twin of {name}, for a comparison on the same {same}, by `patch-level plan --twin`."
+    ]
     parts += [f"- {change}" for change in changes]
     parts.append("All else, comments too, is the run's.")
-    lines = [line for part in parts for line in textwrap.wrap(part, 108, subsequent_indent="  " * (part[0] == "-"))]
+    lines = [
+        line for part in parts for line in textwrap.wrap(part, 108, subsequent_indent="  " * (part[0] == "-"))
+    ]
     return "".join(f"# {line}\n" for line in lines) + "\n"
 
 
@@ -209,7 +219,9 @@ def _round_trip(text: str) -> Any:
     class Representer(RoundTripRepresenter):
         """Writes null where ruamel leaves a blank."""
 
-    Representer.add_representer(type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null"))
+    Representer.add_representer(
+        type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml = YAML()
     yaml.Representer = Representer
     yaml.preserve_quotes = True

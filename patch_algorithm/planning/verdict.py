@@ -133,7 +133,8 @@ def _headline(run: RunCost, data: Answer, compute: Answer) -> str:
     if data is Answer.unknown:
         return f"Yes. Expect about the loss of token-only training on the same data, with {saved}."
     return (
-        "Yes if compute is what limits you: published runs beat token-only training of the same compute. No if "
+        "Yes if compute is what limits you: published runs beat token-only training of the same compute. No "
+        "if "
         f"data is: expect a higher loss than token-only training on the same data, with {saved}."
     )
 
@@ -146,14 +147,16 @@ def _equal_data(per_parameter: float, difference: float) -> str:
         expected = f"a {direction} loss, in the order of {difference:+.2f} nats a token"
     text = (
         f"Equal data: {number(per_parameter)} raw tokens per parameter; expect {expected} against token-only "
-        f"training. That is a least-squares fit, 0.1368 - 0.02354 ln(tokens per parameter), of the seven points "
+        "training. That is a least-squares fit, 0.1368 - 0.02354 ln(tokens per parameter), of the seven "
+        "points "
         f"of arXiv 2407.12665 (k=4, ratio 2/3, {low:.0f} to {high:.0f} tokens per parameter, 370M to 2.7B "
         f"parameters, one run each; residual {RESIDUAL} nats). It breaks even at {BREAK_EVEN}."
     )
     if per_parameter < low:
         text += (
-            f" This run is below its range, so take the figure as an order of magnitude only: token "
-            "superposition's 3B run at 35 tokens per parameter (k=6) ended +0.036 above, where the fit says +0.053."
+            " This run is below its range, so take the figure as an order of magnitude only: token "
+            "superposition's 3B run at 35 tokens per parameter (k=6) ended +0.036 above, where the fit says "
+            "+0.053."
         )
     elif per_parameter > high:
         text += " This run is above its range, so take the figure as an order of magnitude only."
@@ -163,7 +166,8 @@ def _equal_data(per_parameter: float, difference: float) -> str:
 def _equal_compute(run: RunCost, answer: Answer) -> str:
     meaning = {
         Answer.yes: (
-            "all public pairs of at least 100M parameters won where the optimizer was carried over the switch. "
+            "all public pairs of at least 100M parameters won where the optimizer was carried over the "
+            "switch. "
             "There is a second-hand report, which cannot be checked, that nanochat's baseline was not beaten"
         ),
         Answer.no: f"no run below {number(NO_GAIN_BELOW)} parameters that we know of won",
@@ -198,7 +202,8 @@ def _caveats(run: RunCost, ks: tuple[int, ...], parameters: int) -> Iterable[str
     if ks != (4,) or not 0.6 <= ratio <= 0.72:
         sizes = ", ".join(map(str, ks))
         yield (
-            f"The fit is of k=4 and ratio 2/3; this run has k={sizes} and ratio {ratio:.2f}, for which there is "
+            f"The fit is of k=4 and ratio 2/3; this run has k={sizes} and ratio {ratio:.2f}, for which there "
+            "is "
             "none. On fixed data the paper found the best ratio near 1/4 and a rapid loss above 3/4."
         )
     if max(ks) > _LARGEST_K:

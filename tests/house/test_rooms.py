@@ -15,7 +15,7 @@ BELOW: dict[str, set[str]] = {
     "cli": {"preflight", "planning", "data", "common"},
     "registry": {"algorithm", "monitoring", "optim", "data"},
     "preflight": {"planning", "checks", "stages", "data", "common"},
-    "planning": {"algorithm", "checks", "model_access", "optim", "stages", "data", "common"},
+    "planning": {"algorithm", "checks", "model_access", "monitoring", "optim", "stages", "data", "common"},
     "algorithm": {"checks", "model_access", "stages", "patching", "loss", "common"},
     "monitoring": {"model_access", "stages", "common"},
     "optim": {"stages", "common"},

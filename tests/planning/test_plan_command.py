@@ -34,7 +34,13 @@ def test_help_imports_nothing_heavy() -> None:
 def test_text_and_picture(tmp_path: Path) -> None:
     done = call(written(tmp_path), *TIMES, "--picture", str(tmp_path / "plan.png"))
     assert done.exit_code == 0, done.output
-    for line in ("patch k=4", "token-only, same data", "this run, longer: equal compute", "Verdict", "No. Expect"):
+    for line in (
+        "patch k=4",
+        "token-only, same data",
+        "this run, longer: equal compute",
+        "Verdict",
+        "No. Expect",
+    ):
         assert line in done.output
     assert (tmp_path / "plan.png").read_bytes()[:4] == b"\x89PNG"
     assert max(map(len, done.output.splitlines())) < 150
@@ -58,7 +64,9 @@ def test_json_holds_the_numbers(tmp_path: Path) -> None:
 def test_units_of_the_other_paper() -> None:
     done = call("--r", "0.3", "--s", "6")
     assert (done.exit_code, "ratio: 0.72" in done.output) == (0, True)
-    assert json.loads(call("--r", "0.2", "--s", "4", "--json").stdout)["conversion"]["ratio"] == pytest.approx(0.5)
+    assert json.loads(call("--r", "0.2", "--s", "4", "--json").stdout)["conversion"][
+        "ratio"
+    ] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,9 @@ def test_units_of_the_other_paper() -> None:
         (("--r", "1.5", "--s", "4"), "r between 0 and 1"),
     ],
 )
-def test_bad_input(words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input(
+    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     run = written(tmp_path)
     done = call(*(word.format(run=run) for word in words))

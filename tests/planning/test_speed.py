@@ -34,7 +34,8 @@ def test_hours_of_a_peak_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [("a100", "a100"), ("h100", "h100-sxm"), ("h100-pcie", "h100-pcie"), ("h200", "h200-sxm")]
+    ("ours", "theirs"),
+    [("a100", "a100"), ("h100", "h100-sxm"), ("h100-pcie", "h100-pcie"), ("h200", "h200-sxm")],
 )
 def test_peaks_are_composers(ours: str, theirs: str) -> None:
     assert GPUS[ours].peak == pytest.approx(GPU_AVAILABLE_FLOPS[theirs]["bf16"], rel=0.001)

@@ -28,7 +28,9 @@ algorithms:
 REST = {key: value for key, value in settings().items() if key != "algorithms"}
 
 
-def twin_of(folder: Path, same: str = "compute", overrides: tuple[str, ...] = (), **changes: Any) -> tuple[Plan, Twin, Plan]:
+def twin_of(
+    folder: Path, same: str = "compute", overrides: tuple[str, ...] = (), **changes: Any
+) -> tuple[Plan, Twin, Plan]:
     path = folder / "run.yaml"
     path.write_text(TEXT + yaml.safe_dump({**REST, **changes}, sort_keys=False))
     plan = make_plan(RunFile.read(str(path), overrides))
@@ -84,19 +86,33 @@ def test_rows_of_the_context_need_no_algorithm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scheduler", "expected"),
     [
-        ({"name": "warmup_stable_decay", "t_warmup": "2ba", "t_decay": "120ba"}, {"t_warmup": "2ba", "t_decay": "60ba"}),
-        ({"name": "cosine_with_warmup", "t_warmup": "2ba", "t_max": "1dur"}, {"t_warmup": "2ba", "t_max": "1dur"}),
         (
-            {"name": "per_stage", "scheduler": {"name": "cosine_with_warmup", "t_warmup": "2ba", "t_max": "400ba"}},
+            {"name": "warmup_stable_decay", "t_warmup": "2ba", "t_decay": "120ba"},
+            {"t_warmup": "2ba", "t_decay": "60ba"},
+        ),
+        (
+            {"name": "cosine_with_warmup", "t_warmup": "2ba", "t_max": "1dur"},
+            {"t_warmup": "2ba", "t_max": "1dur"},
+        ),
+        (
+            {
+                "name": "per_stage",
+                "scheduler": {"name": "cosine_with_warmup", "t_warmup": "2ba", "t_max": "400ba"},
+            },
             {"name": "cosine_with_warmup", "t_warmup": "2ba", "t_max": "600ba"},
         ),
         (
-            {"name": "per_stage", "schedulers": [{"name": "constant"}, {"name": "linear_decay", "t_max": "1dur"}]},
+            {
+                "name": "per_stage",
+                "schedulers": [{"name": "constant"}, {"name": "linear_decay", "t_max": "1dur"}],
+            },
             {"name": "linear_decay", "t_max": "1dur"},
         ),
     ],
 )
-def test_the_rate_ends_its_own_decay(scheduler: dict[str, Any], expected: dict[str, str], tmp_path: Path) -> None:
+def test_the_rate_ends_its_own_decay(
+    scheduler: dict[str, Any], expected: dict[str, str], tmp_path: Path
+) -> None:
     _, _, its = twin_of(tmp_path, max_duration="1200ba", scheduler=scheduler)
     assert expected.items() <= its.run.config["scheduler"].items()
     assert not its.rates.fault

@@ -14,9 +14,9 @@ from patch_algorithm.checks.stage_choice import BREAK_EVEN, loss_difference
 from patch_algorithm.planning.costs import RunCost, run_costs, step_shape
 from patch_algorithm.planning.costs_model import ModelFacts
 from patch_algorithm.planning.plan_suggest import Budget, suggest
+from patch_algorithm.planning.run_file import RunFile
 from patch_algorithm.planning.verdict import RESIDUAL, Answer, judge
 from patch_algorithm.planning.verdict_evidence import EQUAL_DATA, study_cells
-from patch_algorithm.planning.run_file import RunFile
 from tests.planning.runs import run_of, settings
 
 TOKENS_A_STEP = 512
@@ -41,7 +41,9 @@ def test_the_fit_is_that_of_the_papers_seven_points() -> None:
     assert np.abs(exact - (intercept + slope * x)).max() < 0.0002
     for tokens in (122, 335, 973):
         assert loss_difference(tokens) == pytest.approx(intercept + slope * np.log(tokens), abs=1e-4)
-    assert loss_difference(35) == pytest.approx(0.053, abs=0.001)  # where token superposition's point is +0.036
+    assert loss_difference(35) == pytest.approx(
+        0.053, abs=0.001
+    )  # where token superposition's point is +0.036
 
 
 @pytest.mark.parametrize(
