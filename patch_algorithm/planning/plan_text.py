@@ -78,8 +78,11 @@ def _stages(plan: Plan) -> list[str]:
             "The trainer finds the microbatch by itself, so the logits' memory is not known.", "  "
         )
     else:
-        note = "forwards x rows: of each device in a step; logits: one copy of a forward's. Training holds several"
-        lines += wrapped(f"{note} (gradient, loss, metrics).", "  ")
+        lines += wrapped(
+            "forwards x rows: of each device in a step; logits: one copy of a forward's. Training holds several "
+            "(gradient, loss, metrics).",
+            "  ",
+        )
     ks = [stage.k for stage in run.stages if stage.in_patches]
     if len(ks) == 1:
         lines += wrapped(

@@ -25,6 +25,8 @@ algorithms:
     seq_len: ${max_seq_len}
   gradient_clipping: {clipping_type: norm, clipping_threshold: 1.0}
 """
+CONSTANT = {"name": "constant_with_warmup", "t_warmup": "0dur"}
+LINEAR = {"name": "linear_decay_with_warmup", "t_warmup": "2ba", "t_max": "1dur"}
 REST = {key: value for key, value in settings().items() if key != "algorithms"}
 
 
@@ -104,9 +106,9 @@ def test_rows_of_the_context_need_no_algorithm(tmp_path: Path) -> None:
         (
             {
                 "name": "per_stage",
-                "schedulers": [{"name": "constant"}, {"name": "linear_decay", "t_max": "1dur"}],
+                "schedulers": [CONSTANT, LINEAR],
             },
-            {"name": "linear_decay", "t_max": "1dur"},
+            LINEAR,
         ),
     ],
 )
@@ -121,7 +123,7 @@ def test_the_rate_ends_its_own_decay(
 
 
 def test_the_unit_of_the_length_stays(tmp_path: Path) -> None:
-    _, _, its = twin_of(tmp_path, max_duration="614_400tok", scheduler={"name": "constant"})
+    _, _, its = twin_of(tmp_path, max_duration="614_400tok", scheduler=CONSTANT)
     assert its.run.config["max_duration"] == "307200tok"
 
 
