@@ -57,8 +57,8 @@ def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Fi
     if len(state.schedulers) != 1 or clock.end is None:
         return
     for function in getattr(state.schedulers[0], "lr_lambdas", ())[:1]:
-        # Composer wraps its schedulers, which read the trainer's clock, into functions of an epoch. One has to
-        # be taken out again to be asked for another clock.
+        # Composer wraps its schedulers, which read the trainer's clock, into functions of an epoch. To be
+        # asked for another clock, one has to be taken out again.
         inside = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
         scheduler = inside.get("scheduler")
         if not callable(scheduler):

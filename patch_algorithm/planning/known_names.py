@@ -20,7 +20,7 @@ from streaming import StreamingDataset
 from patch_algorithm.checks.names import Known
 from patch_algorithm.data.corpus import BuiltinCorpus
 
-__all__ = ["REQUIRED", "known_names", "registered"]
+__all__ = ["REQUIRED", "TOP_LEVEL", "known_names", "registered"]
 
 REQUIRED = (
     "model",
@@ -44,6 +44,9 @@ _INTERNAL = {
     "icl_tasks_str",
     "eval_gauntlet_str",
 }
+TOP_LEVEL = TRAIN_CONFIG_KEYS - _INTERNAL
+"""Keys of the file itself."""
+
 # What loaders of text take besides the arguments of their data set's class.
 _DATASET_KEYS = {
     "bos_token_id",
@@ -74,7 +77,7 @@ def known_names(config: Mapping[str, Any]) -> Known:
         config: The configuration, resolved. With ``code_paths`` it may use names that only the run registers.
     """
     own_code = bool(config.get("code_paths"))
-    keys: dict[str, Known | None] = dict.fromkeys(TRAIN_CONFIG_KEYS - _INTERNAL)
+    keys: dict[str, Known | None] = dict.fromkeys(TOP_LEVEL)
     keys["algorithms"] = _entries(config.get("algorithms"), "algorithm", ("algorithms",), own_code)
     callbacks = ("callbacks", "callbacks_with_config")
     keys["callbacks"] = _entries(config.get("callbacks"), "callback", callbacks, own_code)
