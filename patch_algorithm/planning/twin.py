@@ -7,7 +7,6 @@ which had not decayed.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -215,6 +214,9 @@ def _round_trip(text: str) -> Any:
     """A reader and writer that keeps comments, order, quotes, nulls and the indentation of lists."""
     from ruamel.yaml import YAML
     from ruamel.yaml.representer import RoundTripRepresenter
+    from ruamel.yaml.util import load_yaml_guess_indent
+
+    _, indent, offset = load_yaml_guess_indent(text)
 
     class Representer(RoundTripRepresenter):
         """Writes null where ruamel leaves a blank."""
@@ -226,8 +228,7 @@ def _round_trip(text: str) -> Any:
     yaml.Representer = Representer
     yaml.preserve_quotes = True
     yaml.width = 4096
-    if not re.search(r"^( *)[^\s#-][^\n]*:\n\1- ", text, re.M):  # lists are indented below their keys
-        yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
     return yaml
 
 

@@ -9,6 +9,7 @@ import json
 import math
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 __all__ = [
     "EQUAL_COMPUTE",
@@ -139,7 +140,5 @@ class StudyCell:
 def study_cells() -> tuple[StudyCell, ...]:
     """The cells that were finished when ``verdict_study.json`` was written (``benchmarks.study.verdict``)."""
     text = files("patch_algorithm.planning").joinpath("verdict_study.json").read_text("utf-8")
-    return tuple(
-        StudyCell(**{**cell, "stages": tuple((k, end) for k, end in cell["stages"])})
-        for cell in json.loads(text)["cells"]
-    )
+    cells: list[dict[str, Any]] = json.loads(text)["cells"]
+    return tuple(StudyCell(**cell | {"stages": tuple(map(tuple, cell["stages"]))}) for cell in cells)
