@@ -220,8 +220,7 @@ def _uncounted(max_duration: Time[Any], folder: str | None) -> str:
     where = f" No description of the data was found in {folder!r}." if folder else ""
     return (
         f"max_duration={max_duration.to_timestring()!r} cannot be counted in steps.{where} Give it in "
-        "batches, "
-        "samples or tokens ('ba', 'sp' or 'tok')."
+        "batches, samples or tokens ('ba', 'sp' or 'tok')."
     )
 
 

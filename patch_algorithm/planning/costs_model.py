@@ -66,18 +66,22 @@ def read_model_facts(run: RunFile) -> ModelFacts:
         return count({"input_ids": torch.zeros(1, P, dtype=torch.long, device="meta")})
 
     counted = row_flops(2) > 0
-    try:
-        vocabulary = input_embedding(model).weight.shape[0]
-    except (AttributeError, ValueError):
-        vocabulary = run.model.vocab_size
     return ModelFacts(
         name=type(getattr(model, "model", model)).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        vocabulary=vocabulary,
+        vocabulary=_vocabulary(model) or run.model.vocab_size,
         context=context_length(model),
         row_flops=row_flops if counted else None,
         fault="" if counted else "its FLOPs cannot be counted",
     )
+
+
+def _vocabulary(model: ComposerModel) -> int | None:
+    try:
+        weight = getattr(input_embedding(model), "weight", None)
+    except ValueError:  # it names no embedding
+        return None
+    return weight.shape[0] if isinstance(weight, torch.Tensor) else None
 
 
 def build_model(run: RunFile) -> ComposerModel:

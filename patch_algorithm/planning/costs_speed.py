@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -82,8 +81,7 @@ class PeakSpeed:
         """What the times rest on."""
         return (
             f"{self.gpus} x {self.name} at {100 * self.mfu:.3g} % of {self.peak / 1e12:,.0f} TFLOP/s (bf16, "
-            "dense), "
-            "an assumption, taken to be the same in both stages"
+            "dense), an assumption, taken to be the same in both stages"
         )
 
     def seconds(self, stage: StageCost) -> float | None:
@@ -171,11 +169,7 @@ def read_speed(path: str, gpus: int | None = None) -> MeasuredSpeed:
     try:
         history = read(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise (
-            ValueError(f"--like {path}: it cannot be read ({os.strerror(error.errno)}).")
-            if isinstance(error, OSError) and error.errno
-            else ValueError(f"--like {path}: it cannot be read ({error}).")
-        ) from error
+        raise ValueError(f"--like {path}: it cannot be read ({error}).") from error
     rates: dict[int, _Rate] = {}
     starts = set(history.starts)
     for before, after in zip(history.steps, history.steps[1:], strict=False):
@@ -190,8 +184,7 @@ def read_speed(path: str, gpus: int | None = None) -> MeasuredSpeed:
     if not rates:
         raise ValueError(
             f"--like {path}: it has {len(history.steps)} steps, and none that can be timed. Give the history "
-            "of "
-            "a run of at least three steps in each stage."
+            "of a run of at least three steps in each stage."
         )
     return MeasuredSpeed(path, rates, gpus)
 

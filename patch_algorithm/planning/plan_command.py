@@ -151,6 +151,8 @@ def _check(given: dict[str, Any]) -> None:
         raise ValueError(
             "--gpu and --like exclude each other: times come from a peak, or from a measured run."
         )
+    if given["price"] is not None and given["gpus"] is None and given["like"] is not None:
+        raise ValueError("--price with --like needs --gpus, the GPUs that the measured run had.")
     budgets = [name for name in ("tokens", "flops", "gpu_hours") if given[name] is not None]
     if given["suggest"] and len(budgets) != 1:
         raise ValueError("--suggest needs exactly one of --tokens, --flops and --gpu-hours.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,8 @@ def check_picture(path: str) -> None:
         raise ValueError(f"--picture {path}: expected a file that ends in {', '.join(FORMATS)}.")
     if not Path(path).parent.is_dir():
         raise ValueError(f"--picture {path}: there is no folder {str(Path(path).parent)!r}.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError("--picture needs matplotlib: pip install matplotlib.") from error
+    if find_spec("matplotlib") is None:
+        raise ValueError("--picture needs matplotlib: pip install matplotlib.")
 
 
 def draw(plan: Plan, path: str) -> None:

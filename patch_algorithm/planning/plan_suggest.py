@@ -97,8 +97,7 @@ def _choice(parameters: int, budget: Budget) -> tuple[int, str, tuple[str, ...]]
             "0",
             (
                 f"Train at token level: no run below {number(NO_GAIN_BELOW)} parameters that we know of has "
-                "gained "
-                f"from patches, and this model has {number(parameters)}.",
+                f"gained from patches, and this model has {number(parameters)}.",
             ),
         )
     if budget.tokens is None:
@@ -109,16 +108,13 @@ def _choice(parameters: int, budget: Budget) -> tuple[int, str, tuple[str, ...]]
 def _for_compute(parameters: int) -> Iterable[str]:
     yield (
         "k=4 and 2/3 of the tokens lie in both papers' best range: the first found 2/3 best at a fixed "
-        "compute "
-        "(370M parameters), the second recommends s of 4 to 8 and r of 0.2 to 0.4, and 2/3 is r = 0.33. "
-        "There, k=6 "
-        "gained up to 0.006 nats more than k=4 and takes more text."
+        "compute (370M parameters), the second recommends s of 4 to 8 and r of 0.2 to 0.4, and 2/3 is r = "
+        "0.33. There, k=6 gained up to 0.006 nats more than k=4 and takes more text."
     )
     if parameters < GAIN_FROM:
         yield (
             "Whether it pays is not known for models between 5M and 100M parameters. Train the token-only "
-            "twin "
-            "beside it."
+            "twin beside it."
         )
 
 
@@ -136,18 +132,15 @@ def _for_data(per_parameter: float) -> tuple[int, str, tuple[str, ...]]:
     if per_parameter >= _FITTED_FROM:
         text = (
             f"{at} are near or below the break-even of {BREAK_EVEN}. {fit}. A ratio of 1/4 costs less loss: "
-            "on fixed "
-            "data the paper found the best near 1/4 (370M parameters, 243 tokens per parameter, k=4), and it "
-            "saves "
-            "19 % of the compute. If compute matters more than 0.01 to 0.03 nats, take 2/3, which saves 50 %."
+            "on fixed data the paper found the best near 1/4 (370M parameters, 243 tokens per parameter, "
+            "k=4), and it saves 19 % of the compute. If compute matters more than 0.01 to 0.03 nats, take "
+            "2/3, which saves 50 %."
         )
         return _K, "1/4", (text,)
     text = (
         f"Train at token level if these tokens are all there is: at {at} expect patches to end higher on "
-        "equal data, "
-        f"in the order of {difference:+.2f} nats with ratio 2/3. If compute limits you and more text can be "
-        "had, ask "
-        "with --flops or --gpu-hours."
+        f"equal data, in the order of {difference:+.2f} nats with ratio 2/3. If compute limits you and more "
+        "text can be had, ask with --flops or --gpu-hours."
     )
     return 1, "0", (text,)
 
@@ -182,8 +175,7 @@ def _on_data(cost: RunCost, token: RunCost) -> Iterable[str]:
     if cost.raw_tokens > token.raw_tokens:
         yield (
             f"It takes {number(cost.raw_tokens)} raw tokens where token-only training of the same compute "
-            "takes "
-            f"{number(token.raw_tokens)}."
+            f"takes {number(token.raw_tokens)}."
         )
     if cost.passes is not None and cost.passes > 1:
         text = f"The data is read {cost.passes:.1f} times."

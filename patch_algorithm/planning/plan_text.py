@@ -30,10 +30,8 @@ def conversion(share: float, k: int) -> str:
     cost = ratio / k + 1 - ratio
     return (
         f"Token superposition's r={share:g}, s={k} is k: {k}, ratio: {ratio:.3g} here. r is a share of steps "
-        "of "
-        f"equal compute, ratio a share of raw tokens. The run computes {cost:.3g} of token-only training on "
-        "the "
-        "same tokens."
+        f"of equal compute, ratio a share of raw tokens. The run computes {cost:.3g} of token-only training "
+        "on the same tokens."
     )
 
 
@@ -61,8 +59,7 @@ def _head(plan: Plan) -> list[str]:
     lines = [f"{plan.run.path}: {', '.join(facts)}"]
     lines.append(
         f"A step: {shape.rows:,} rows of {shape.row_tokens:,} tokens, {shape.rows * shape.row_tokens:,} raw "
-        "tokens, "
-        f"on {shape.devices} device{'s' if shape.devices > 1 else ''}"
+        f"tokens, on {shape.devices} device{'s' if shape.devices > 1 else ''}"
     )
     if model.fault:
         lines += wrapped(f"FLOPs are not known: {model.fault}. Compute is counted in positions.")
@@ -79,8 +76,8 @@ def _stages(plan: Plan) -> list[str]:
         )
     else:
         lines += wrapped(
-            "forwards x rows: of each device in a step; logits: one copy of a forward's. Training holds several "
-            "(gradient, loss, metrics).",
+            "forwards x rows: of each device in a step; logits: one copy of a forward's. Training holds "
+            "several (gradient, loss, metrics).",
             "  ",
         )
     ks = [stage.k for stage in run.stages if stage.in_patches]
@@ -144,8 +141,8 @@ def _costs(plan: Plan) -> list[str]:
     elif any(stage.in_patches for stage in plan.costs[1].stages):
         lines += wrapped(
             "Patch steps lose a little to data loading and gradient exchange: on 8 A100 the paper's k=4 "
-            "stage is "
-            "reported 3.5 times as fast as token steps, not 4, and the run took 0.523 of the time, not 0.5.",
+            "stage is reported 3.5 times as fast as token steps, not 4, and the run took 0.523 of the time, "
+            "not 0.5.",
             "  ",
         )
     return lines

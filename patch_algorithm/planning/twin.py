@@ -108,8 +108,7 @@ def _drop_patches(document: MutableMapping[str, Any], plan: Plan) -> list[str]:
     _drop_comment(given, "k")
     return [
         f"algorithms.patch_level: k: 1, which trains at token level throughout and only cuts rows of {T:,} "
-        "tokens "
-        f"into rows of {L:,}, as the run's token stage does: both read the same rows in the same order"
+        f"tokens into rows of {L:,}, as the run's token stage does: both read the same rows in the same order"
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def test_a_run_by_hand() -> None:
     assert this.positions == 8 * 128 + 4 * 512 == token.positions // 2
     assert this.patch_share_of_compute == pytest.approx(1 / 3)
     assert (longer.steps, longer.positions) == (24, token.positions)
+
+
+def test_passes_over_the_data() -> None:
+    shape = replace(step_shape(run_of(), NO_MODEL), data_tokens=12 * 512 // 3)
+    assert [cost.passes for cost in run_costs(shape, NO_MODEL)] == [3, 3, 6]
+    assert run_costs(step_shape(run_of(), NO_MODEL), NO_MODEL)[0].passes is None
 
 
 def test_rows_of_the_context_fold_to_fewer_positions() -> None:

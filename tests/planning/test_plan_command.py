@@ -83,6 +83,7 @@ def test_units_of_the_other_paper() -> None:
         (("{run}", "--gpu", "h100", "--mfu", "40"), "--mfu 40"),
         (("{run}", "--price", "2"), "--price needs hours"),
         (("{run}", "--gpu", "h100", "--like", "x"), "exclude each other"),
+        (("{run}", "--price", "2", "--like", "x"), "needs --gpus"),
         (("{run}", "--like", "none.jsonl"), "cannot be read"),
         (("{run}", "--suggest"), "exactly one of"),
         (("{run}", "--tokens", "1e9"), "a budget for --suggest"),

@@ -88,6 +88,15 @@ def test_runs_that_cannot_gain() -> None:
     assert any("above 8" in caveat for caveat in judge(big, int(1e9)).caveats)
 
 
+def test_of_experts_it_says_how_much_is_used() -> None:
+    run = run_of(max_duration="1000ba")
+    parameters = int(1e9)
+    for used, said in ((1e9, False), (1e8, True)):
+        model = ModelFacts("made", row_flops=lambda P, used=used: 6 * used * P)
+        caveats = judge(run_costs(step_shape(run, model), model)[1], parameters).caveats
+        assert any("uses about 100M of the 1.00B parameters" in caveat for caveat in caveats) is said
+
+
 def test_without_patches_or_a_model_there_is_nothing_to_say() -> None:
     assert "token level throughout" in judge(run_with(1e6, algorithms={}), 1000).headline
     assert judge(run_with(1e6), None).headline == "Not known."
