@@ -127,7 +127,11 @@ def _for_data(per_parameter: float) -> tuple[int, str, tuple[str, ...]]:
     )
     at = f"{number(per_parameter)} tokens per parameter"
     if difference < -RESIDUAL:
-        text = f"{at} are beyond the break-even of {BREAK_EVEN}. {fit}, for half the compute."
+        text = (
+            f"{at} are beyond the break-even of {BREAK_EVEN}. {fit}, for half the compute. Those "
+            "runs restarted the rate in each stage; the schedule below, token superposition's, has not been "
+            "compared."
+        )
         return _K, "2/3", (text,)
     if per_parameter >= _FITTED_FROM:
         text = (

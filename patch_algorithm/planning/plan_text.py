@@ -94,18 +94,14 @@ def _rates(plan: Plan) -> list[str]:
     rates = plan.rates
     if not rates.steps:
         return wrapped(f"Learning rate: not known; {rates.fault}.", "  ")
-    peak, ends = max(rates.values), plan.shape.bounds[:-1]
-    at = dict(zip(rates.steps, rates.values, strict=True))
-    switch = [
-        f"{at[end]:.3g} at the switch to {_after(plan, end)} (step {end:,})" for end in ends if end in at
-    ]
-    return wrapped(
-        f"Learning rate: peak {peak:.3g}; {'; '.join([*switch, f'{rates.values[-1]:.3g} at the end'])}.", "  "
-    )
-
-
-def _after(plan: Plan, step: int) -> str:
-    return next((s.name for s in plan.costs[1].stages if s.first_step == step), "the end")
+    told = []
+    for stage in plan.costs[1].stages:
+        last = stage.first_step + stage.steps
+        inside = [v for at, v in zip(rates.steps, rates.values, strict=True) if stage.first_step <= at < last]
+        if inside:
+            end = rates.values[-1] if last == rates.steps[-1] else inside[-1]
+            told.append(f"{stage.name} up to {max(inside):.3g}, {end:.3g} at its end")
+    return wrapped(f"Learning rate: {'; '.join(told)}.", "  ")
 
 
 def _stage(stage: StageCost) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from patch_algorithm.planning.costs_speed import GPUS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "plan.md").read_text("utf-8")
-SHOWN = re.findall(r"^```console\n(.*?)^```\n\n```text\n(.*?)^```$", PAGE, re.M | re.S)
+SHOWN = re.findall(r"^```console\n([^`]*?)^```\n\n```text\n(.*?)^```$", PAGE, re.M | re.S)
 
 
 @pytest.mark.parametrize(("command", "output"), SHOWN, ids=[command.strip()[:50] for command, _ in SHOWN])
