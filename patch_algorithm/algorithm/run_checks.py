@@ -59,7 +59,9 @@ def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Fi
     for function in getattr(state.schedulers[0], "lr_lambdas", ())[:1]:
         # Composer wraps its schedulers, which read the trainer's clock, into functions of an epoch. To be
         # asked for another clock, one has to be taken out again.
-        inside = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+        inside: dict[str, Any] = (
+            dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
+        )
         scheduler = inside.get("scheduler")
         if not callable(scheduler):
             return
