@@ -5,11 +5,13 @@ Under ``llmfoundry train``, or in a script, nobody has read the configuration be
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
 
 from composer.core import State
+from composer.optim import ComposerScheduler
 from torch.optim import Optimizer
 
 from patch_algorithm.checks import Finding
@@ -63,12 +65,13 @@ def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Fi
             dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
         )
         scheduler = inside.get("scheduler")
-        if not callable(scheduler):
+        # A copy, because per_stage remembers what it was asked. Functions cannot be copied, and are left alone.
+        if not isinstance(scheduler, ComposerScheduler):
             return
-        name = getattr(scheduler, "__name__", type(scheduler).__name__)
         try:
-            curve = rate_curve(scheduler, clock, name, inside.get("ssr", 1.0))
-        except ValueError:  # it has taken the trainer's own state, and wants more of it than a clock
+            asked = copy.deepcopy(scheduler)
+            curve = rate_curve(asked, clock, type(scheduler).__name__, inside.get("ssr", 1.0))
+        except (TypeError, ValueError):  # it cannot be copied, or wants more of the trainer than its clock
             return
         if curve is not None:
             yield from check_rate(curve, resets_optimizer)
