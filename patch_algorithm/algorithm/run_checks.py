@@ -65,7 +65,7 @@ def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Fi
             dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
         )
         scheduler = inside.get("scheduler")
-        # A copy, because per_stage remembers what it was asked. Functions cannot be copied, and are left alone.
+        # A copy is asked, because per_stage remembers; functions cannot be copied, and are left alone.
         if not isinstance(scheduler, ComposerScheduler):
             return
         try:

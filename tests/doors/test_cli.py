@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from patch_algorithm import __version__
 from patch_algorithm.cli import app
 
+COMMANDS = [[], ["doctor"], ["init"], ["prepare"], *(["data", name] for name in ("convert", "info", "cat"))]
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 
@@ -28,7 +29,7 @@ def test_help_and_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"patch-algorithm {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["doctor"], ["init"], ["prepare"]], ids=str)
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_help_has_examples_and_exit_codes(command: list[str]) -> None:
     long, short = (CliRunner().invoke(app, [*command, option]) for option in ("--help", "-h"))
     assert short.exit_code == 0
