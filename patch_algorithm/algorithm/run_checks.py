@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from composer.core import State
-from composer.optim import ComposerScheduler
 from torch.optim import Optimizer
 
 from patch_algorithm.checks import Finding
@@ -64,9 +63,9 @@ def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Fi
         inside: dict[str, Any] = (
             dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
         )
-        scheduler = inside.get("scheduler")
+        scheduler: Any = inside.get("scheduler")
         # A copy is asked, because per_stage remembers; functions cannot be copied, and are left alone.
-        if not isinstance(scheduler, ComposerScheduler):
+        if not callable(scheduler) or inspect.isroutine(scheduler):
             return
         try:
             asked = copy.deepcopy(scheduler)
