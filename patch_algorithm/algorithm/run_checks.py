@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from composer.core import State
@@ -63,9 +63,9 @@ def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Fi
         inside: dict[str, Any] = (
             dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
         )
-        scheduler: Any = inside.get("scheduler")
+        scheduler: Callable[..., float] | None = inside.get("scheduler")
         # A copy is asked, because per_stage remembers; functions cannot be copied, and are left alone.
-        if not callable(scheduler) or inspect.isroutine(scheduler):
+        if scheduler is None or inspect.isroutine(scheduler):
             return
         try:
             asked = copy.deepcopy(scheduler)
