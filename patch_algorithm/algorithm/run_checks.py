@@ -5,8 +5,9 @@ Under ``llmfoundry train``, or in a script, nobody has read the configuration be
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from composer.core import State
@@ -59,14 +60,17 @@ def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Fi
     for function in getattr(state.schedulers[0], "lr_lambdas", ())[:1]:
         # Composer wraps its schedulers, which read the trainer's clock, into functions of an epoch. To be
         # asked for another clock, one has to be taken out again.
-        inside = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-        scheduler = inside.get("scheduler")
-        if not callable(scheduler):
+        inside: dict[str, Any] = (
+            dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
+        )
+        scheduler: Callable[..., float] | None = inside.get("scheduler")
+        # A copy is asked, because per_stage remembers; functions cannot be copied, and are left alone.
+        if scheduler is None or inspect.isroutine(scheduler):
             return
-        name = getattr(scheduler, "__name__", type(scheduler).__name__)
         try:
-            curve = rate_curve(scheduler, clock, name, inside.get("ssr", 1.0))
-        except ValueError:  # it has taken the trainer's own state, and wants more of it than a clock
+            asked = copy.deepcopy(scheduler)
+            curve = rate_curve(asked, clock, type(scheduler).__name__, inside.get("ssr", 1.0))
+        except (TypeError, ValueError):  # it cannot be copied, or wants more of the trainer than its clock
             return
         if curve is not None:
             yield from check_rate(curve, resets_optimizer)

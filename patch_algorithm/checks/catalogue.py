@@ -54,6 +54,7 @@ rate-low-at-switch         warning* Less than three quarters of the peak rate ar
 rate-decays-in-patch-stage warning* The decay begins before the switch.
 rate-high-at-end           warning* More than half of the peak rate is left at the end of the run.
 rate-zero-early            warning* The rate is zero before the run ends.
+warmup-long                warning* The warm-up takes more than a quarter of the run.
 no-warmup                  warning* The run starts at its full rate.
 no-warmup-after-reset      warning* A reset of the optimizer at the switch without a new warm-up.
 schedule-refused           error    The scheduler cannot be built, or refuses the run's length or unit.

@@ -11,6 +11,7 @@ _ENOUGH_AT_SWITCH = 0.75
 _STILL_AT_PEAK = 0.98
 _LOW_AT_END = 0.5
 _WARM = 0.5
+_LONGEST_WARMUP = 0.25
 _MOST_DECOUPLED_DECAY = 1e-3
 
 _ONE_PLATEAU = (
@@ -42,6 +43,15 @@ def check_rate(curve: RateCurve, resets_optimizer: bool = False) -> list[Finding
 
 
 def _at_start(curve: RateCurve) -> Finding | None:
+    if curve.peak_at > _LONGEST_WARMUP * curve.end:
+        return finding(
+            "warmup-long",
+            f"scheduler {curve.scheduler}: the learning rate reaches its peak at step {curve.peak_at:,} of "
+            f"{curve.end:,}.",
+            "Both papers warm up for 2,000 of 20,000 to 180,000 steps. A longer warm-up leaves little of the "
+            "run at the full rate, or none.",
+            "Shorten t_warmup to a few per cent of the run, such as '0.02dur'.",
+        )
     if curve.start < _WARM * curve.peak:
         return None
     return finding(
@@ -95,7 +105,8 @@ def _at_end(curve: RateCurve) -> Finding | None:
             "The steps after that cost compute and change nothing.",
             "Let the schedule end with the run (t_max: 1dur), or shorten max_duration.",
         )
-    if last <= _LOW_AT_END:
+    still_rising = curve.peak_at >= _STILL_AT_PEAK * curve.end
+    if last <= _LOW_AT_END or still_rising:
         return None
     return finding(
         "rate-high-at-end",

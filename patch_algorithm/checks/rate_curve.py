@@ -19,6 +19,7 @@ from patch_algorithm.stages.plan import StageClock, StagePlan
 __all__ = ["RateCurve", "RunClock", "multipliers", "rate_curve"]
 
 _POINTS = 128  # of each stage
+_ABOUT = 0.98
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class RateCurve:
         end: Steps of the run.
         start: The multiplier of the first step.
         peak: The largest.
+        peak_at: The first step of about that.
         before_switch: Of the last patch step.
         at_switch: Of the first token step.
         token_peak: The largest of the token stage.
@@ -94,6 +96,7 @@ class RateCurve:
     end: int
     start: float
     peak: float
+    peak_at: int
     before_switch: float
     at_switch: float
     token_peak: float
@@ -129,13 +132,15 @@ def rate_curve(
     patch = {step: rate(step) for step in _spread(0, switch)}
     token = {step: rate(step) for step in _spread(switch, end)}
     every = patch | token
-    last_above = max((step for step, value in every.items() if value > 1e-6 * max(every.values())), default=0)
+    peak = max(every.values())
+    last_above = max((step for step, value in every.items() if value > 1e-6 * peak), default=0)
     return RateCurve(
         scheduler=name,
         switch=switch,
         end=end,
         start=every[0],
-        peak=max(every.values()),
+        peak=peak,
+        peak_at=next(step for step, value in every.items() if value >= _ABOUT * peak),
         before_switch=rate(max(switch - 1, 0)),
         at_switch=token[switch],
         token_peak=max(token.values()),

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from composer.core import Time, TimeUnit
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from patch_algorithm.checks.learning_rate import check_weight_decay
 from patch_algorithm.common.arguments import is_number, is_whole, whole_number
@@ -64,7 +64,7 @@ def rewrite(text: str, options: InitOptions) -> Document:
     parse_boundary(ratio, "--ratio")
     document = Document(text)
     cfg = OmegaConf.create(text)
-    if not OmegaConf.is_dict(cfg):
+    if not isinstance(cfg, DictConfig):
         raise ValueError("the YAML is not a mapping of keys to values.")
     run = RunFile.from_config(cfg)
     L, T_before = _lengths(run)

@@ -54,7 +54,8 @@ def _of_mpt(arguments: Mapping[str, Any]) -> int | None:
 
 def _of_hugging_face(config: Mapping[str, Any]) -> int | None:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import AutoConfig
+    from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
     arguments = {key: value for key, value in config.items() if key != "model_type"}
     try:

@@ -108,7 +108,8 @@ def tokenizer_facts(run: RunFile) -> TokenizerFacts | None:
 
 def _fingerprint(name: str) -> str | None:
     """Of a tokenizer that is on this machine; ``None`` for others."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import AutoTokenizer
+    from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
     from patch_algorithm.data.tokens.encoding import fingerprint
 

@@ -82,26 +82,28 @@ class Document:
         """
         if self.get(path) == value and self._holds(path):
             return
+        *above, last = path
         node = self._root
-        for depth, key in enumerate(path[:-1]):
+        for depth, key in enumerate(above):
             if not isinstance(node.get(key), CommentedMap):
-                self._put(node, key, CommentedMap(), before if depth == 0 else None)
+                self._put(node, key, CommentedMap(), None if depth else before)
             node = node[key]
         if value == {}:
             value = CommentedMap()
             value.fa.set_flow_style()
-        self._put(node, path[-1], value, before if len(path) == 1 else None)
+        self._put(node, last, value, None if above else before)
         self.edits.append(Edit(path, reason))
 
     def remove(self, path: Path, reason: str) -> None:
         """Takes a key out, if it is there."""
         if not self._holds(path):
             return
-        node = self.get(path[:-1]) if len(path) > 1 else self._root
+        *above, key = path
+        node = self.get(tuple(above))
         keys = list(node)
-        at = keys.index(path[-1])
-        token = node.ca.items.pop(path[-1], None)
-        del node[path[-1]]
+        at = keys.index(key)
+        token = node.ca.items.pop(key, None)
+        del node[key]
         self.edits.append(Edit(path, reason, removed=True))
         # What stands below the line belongs to the file, and not to the key.
         below = "" if token is None or token[2] is None else token[2].value.partition("\n")[2]
@@ -119,8 +121,9 @@ class Document:
                 self.set(path, value.replace(old, new), reason)
 
     def _holds(self, path: Path) -> bool:
-        node = self.get(path[:-1]) if len(path) > 1 else self._root
-        return isinstance(node, CommentedMap) and path[-1] in node
+        *above, key = path
+        node = self.get(tuple(above))
+        return isinstance(node, CommentedMap) and key in node
 
     def _put(self, node: CommentedMap, key: str, value: Any, before: str | None) -> None:
         if isinstance(value, CommentedMap):

@@ -72,6 +72,13 @@ def test_each_check_of_the_rate() -> None:
     assert ids(WarmupStableDecay("10ba", "0.2dur"), reset=True) == ["no-warmup-after-reset"]
 
 
+def test_a_warm_up_that_outlasts_the_run() -> None:
+    (found,) = check_rate(curve(CosineAnnealingWithWarmupScheduler("100ba"), clock("7ba", "10ba")))
+    assert found.id == "warmup-long"
+    assert "reaches its peak at step 10 of 10" in found.found
+    assert ids(WarmupStableDecay("0.3dur", "0.2dur")) == ["warmup-long"]
+
+
 def test_per_stage_is_asked_in_the_stage_that_it_is_in() -> None:
     found = curve(PerStageScheduler(COSINE))
     assert found.start == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from patch_algorithm.checks import Finding, Severity
 from patch_algorithm.cli import app
+from patch_algorithm.data.dataset.description import DatasetInfo, StreamInfo
 from patch_algorithm.planning.config import read_config
 from patch_algorithm.planning.doctor import examine
 from tests.support import config, mpt
@@ -96,6 +98,15 @@ def test_our_own_files(name: str) -> None:
             ["rate-low-at-switch", "ratio-high", "token-stage-short"],
         ),
         ({"algorithms__patch_level__k": 2}, []),
+        ({"algorithms__patch_level__k": 16}, ["k-high", "rows-of-context"]),
+        ({"algorithms__patch_level__ratio": 1.0}, ["no-switch"]),
+        ({"scheduler__t_warmup": "0.3dur"}, ["warmup-long"]),
+        ({"scheduler": {"name": "constant_with_warmup", "t_warmup": "10ba"}}, ["rate-high-at-end"]),
+        (
+            {"algorithms__patch_level__eval_at_switch": False, "eval_interval": "140ba"},
+            ["eval-misses-switch"],
+        ),
+        ({"device_train_microbatch_size": 8}, ["microbatch-larger-than-batch"]),
         ({"train_loader__dataset__max_seq_len": 30}, ["rows-do-not-fit", "rows-cut-short"]),
         ({"algorithms__patch_level__seq_len": 16}, ["rows-do-not-fit"]),
         ({"device_train_microbatch_size": 0.5}, ["microbatch-not-whole"]),
@@ -170,6 +181,43 @@ def test_a_file_for_another_machine_is_not_judged_by_this_one(healthy: dict[str,
     assert {one.severity for one in elsewhere if one.id != "tokens-per-parameter"} == {Severity.skipped}
 
 
+def test_processes_that_cannot_share_a_batch(
+    healthy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert ids(healthy) == ["batch-not-divisible"]
+
+
+def test_how_often_the_data_is_read(healthy: dict[str, Any]) -> None:
+    def passes(max_duration: str) -> list[str]:
+        about = [one for one in found(healthy, max_duration=max_duration) if "passes." in one.found]
+        return [f"{one.id} {one.found.split(': ')[-1]}" for one in about]
+
+    assert passes("450ba") == ["data-repeated 7 passes."]
+    assert passes("26ba") == ["passes-over-data 0.41 passes."]
+    assert passes("1ep") == []
+
+
+def test_a_damaged_description(healthy: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus / "mds", tmp_path / "mds")
+    (tmp_path / "mds" / "dataset.json").write_text("{")
+    assert ids(healthy, train_loader__dataset__local=str(tmp_path / "mds")) == ["data-damaged"]
+
+
+def test_an_evaluation_of_one_component(healthy: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
+    described = DatasetInfo.read(corpus / "mds")
+    streams = [
+        StreamInfo(f"{name}/{split}", name, split, length, 256, 1, 256 * length, 0)
+        for name in ("ArXiv", "Github")
+        for split, length in (("train", 32), ("val", 8))
+    ]
+    dataclasses.replace(described, split_by_component=True, streams=tuple(streams)).write(tmp_path)
+    pile = {"train_loader__name": "pile", "train_loader__dataset__local": str(tmp_path)}
+    assert ids(healthy, **pile, eval_loader__dataset__local=str(tmp_path)) == ["passes-over-data"]
+    one = {"eval_loader__dataset__local": str(tmp_path / "ArXiv")}
+    assert ids(healthy, **pile, **one) == ["eval-one-component", "passes-over-data"]
+
+
 def test_findings_can_be_accepted(healthy: dict[str, Any]) -> None:
     changes = {"scheduler__t_warmup": "0ba", "variables": {"accepted_findings": ["no-warmup"]}}
     (one,) = [each for each in found(healthy, **changes) if each.id == "no-warmup"]
@@ -193,6 +241,9 @@ def test_a_model_of_hugging_face(healthy: dict[str, Any], tmp_path: Path) -> Non
         "flash-attention-on-cpu"
     ]
     assert ids(healthy, model=model | {"pretraind": True}) == ["unknown-key"]
+    elsewhere = model | {"pretrained_model_name_or_path": "someone/some-model"}
+    del healthy["algorithms"]["patch_level"]["seq_len"]
+    assert ids(healthy, model=elsewhere) == ["rows-not-cut"]
 
 
 def run_doctor(cfg: dict[str, Any], folder: Path, *options: str) -> Any:

@@ -157,8 +157,9 @@ def test_bad_input(args: list[str], words: str, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("text", [MPT_SMALL_CPU, GPT2_SMALL], ids=["mpt-small-cpu", "hf_causal_lm"])
-def test_the_result_trains(text: str, tmp_path: Path) -> None:
+def test_the_result_trains(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With data of rows of k * L tokens, both stages, from llm-foundry's own training function."""
+    monkeypatch.chdir(tmp_path)
     corpus = write_corpus(tmp_path, row=32)
     shutil.move(str(tmp_path / "tokenizer"), corpus / "mds" / "tokenizer")
     small = {"max_seq_len: 128": "max_seq_len: 8", "max_seq_len: 1024": "max_seq_len: 8"}
@@ -178,6 +179,7 @@ def test_the_result_trains(text: str, tmp_path: Path) -> None:
             tmp_path / "gpt2"
         )
         values["model"]["pretrained_model_name_or_path"] = str(tmp_path / "gpt2")
+    values["loggers"] = {"inmemory": {}}
     assert values["tokenizer"]["name"] == str(corpus / "mds" / "tokenizer")
     trainer = train(values)
     assert metrics(trainer, "patch_level/positions_per_row") == [8] * 10
