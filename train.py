@@ -7,9 +7,10 @@ usage: composer train.py CONFIG.yaml [key=value ...]
 CONFIG.yaml is an llm-foundry training configuration; key=value overrides any of its keys, dotted:
     composer train.py yamls/quickstart.yaml max_duration=1200ba algorithms.patch_level.k=2
 
-With llm-foundry's own keys it does what llm-foundry's train.py does. Where the configuration asks for
-the built-in corpus (variables.builtin_corpus), that is prepared first and reused later. Started again
-with autoresume, a run that has finished says so and exits with 0.
+With llm-foundry's own keys it does what llm-foundry's train.py does. The configuration is checked first,
+as by `patch-level doctor --here`: an error stops the run before anything is built, with exit code 2.
+Where it asks for the built-in corpus (variables.builtin_corpus), that is prepared first and reused
+later. Started again with autoresume, a run that has finished says so and exits with 0.
 """
 
 from __future__ import annotations
@@ -44,11 +45,14 @@ def main(args: list[str]) -> int:
         (sys.stdout if args else sys.stderr).write(f"{__doc__}")
         return 0 if args else 2
     _settle_process()
-    from patch_algorithm.preflight import check_config, prepare, read_config
+    from patch_algorithm.checks.told import already_told
+    from patch_algorithm.preflight import check_start, prepare, read_config
 
     try:
         cfg = read_config(args[0], args[1:])
-        check_config(cfg)
+        findings, told = check_start(cfg, args[0])
+        if _tell(findings, args[0]):
+            return 2
         prepare(cfg)
     except ValueError as error:
         return _complain(error, 2)
@@ -57,7 +61,8 @@ def main(args: list[str]) -> int:
     from patch_algorithm.monitoring.stage_report import StageReportError
 
     try:
-        train_from_yaml(args[0], args[1:])
+        with already_told(told):
+            train_from_yaml(args[0], args[1:])
     except StageReportError as error:
         return _complain(error, 1)
     except ValueError as error:
@@ -84,6 +89,22 @@ def _settle_process() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("patch_algorithm").setLevel(logging.INFO)
+
+
+def _tell(findings: list[Any], path: str) -> bool:
+    """Shows what the checks have found, once; returns whether the run must not start."""
+    from patch_algorithm.checks import Severity
+    from patch_algorithm.checks.rendering import as_block
+
+    fatal = any(one.severity is Severity.error for one in findings)
+    # What is wrong with one machine may be right on another: errors are shown by each.
+    shows = os.environ.get("LOCAL_RANK" if fatal else "RANK", "0") == "0"
+    block = as_block(findings, f"train.py: {path}")
+    if block and shows:
+        sys.stdout.flush()
+        advice = "why" if not fatal else "why; nothing was built"
+        sys.stderr.write(f"{block}\n  `patch-level doctor --here {path}` says {advice}.\n")
+    return fatal
 
 
 def _cores() -> int:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 import typer
 
+from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
+from patch_algorithm.planning import commands as planning_commands
+from patch_algorithm.planning.plan_command import add_plan
 from patch_algorithm.reporting import commands as reporting_commands
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Patch-level training for MosaicML Composer and llm-foundry.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data_commands.app, name="data")
-app.command(no_args_is_help=True)(reporting_commands.report)
+planning_commands.add_commands(app)
+add_plan(app)
+app.command(no_args_is_help=True, rich_help_panel="After a run")(reporting_commands.report)
+app.add_typer(data_commands.app, name="data", rich_help_panel="Data")
 
 
 def _print_version(asked: bool) -> None:
@@ -29,7 +32,14 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog=examples(
+        "patch-level init stock.yaml --data ./pile-mds --out run.yaml",
+        "patch-level doctor run.yaml",
+        "patch-level data convert --source pile/train --tokenizer gpt2 --out ./pile-mds",
+        codes=("0 success", "1 something was found", "2 bad input", "130 interrupted"),
+    )
+)
 def main(
     version: Annotated[
         bool,
@@ -39,9 +49,16 @@ def main(
     """Patch-level training for MosaicML Composer and llm-foundry."""
 
 
-@app.command()
+@app.command(
+    rich_help_panel="Data",
+    epilog=examples(
+        "patch-level prepare yamls/quickstart.yaml",
+        "patch-level prepare yamls/quickstart.yaml variables.builtin_corpus.megabytes=20",
+        codes=("0 prepared, or nothing to prepare", "2 bad input"),
+    ),
+)
 def prepare(
-    config: Annotated[str, typer.Argument(metavar="YAML", help="The run's configuration.")],
+    config: Annotated[str, typer.Argument(metavar="RUN.yaml", help="The run's configuration.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="The run's dotted overrides."),
@@ -51,17 +68,12 @@ def prepare(
 
     Data that is there already is reused, and nothing is overwritten.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("patch_algorithm").setLevel(logging.INFO)
-    # Imported here: the help text shall not wait for transformers.
-    from patch_algorithm.preflight import prepare as prepare_data
-    from patch_algorithm.preflight import read_config
+    with errors_as_exit_codes("prepare"):
+        # Imported here: the help text shall not wait for transformers.
+        from patch_algorithm.preflight import prepare as prepare_data
+        from patch_algorithm.preflight import read_config
 
-    try:
         folder = prepare_data(read_config(config, overrides or ()))
-    except ValueError as error:
-        typer.echo(f"patch-level prepare: {error}", err=True)
-        raise typer.Exit(2) from error
     if folder is None:
         typer.echo(f"{config} asks for no data to be prepared (variables.builtin_corpus).")
     else:

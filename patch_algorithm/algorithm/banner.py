@@ -98,7 +98,7 @@ def _positions(plan: StagePlan, T: int) -> int:
 
 def _cut(plan: StagePlan, T: int, index: int) -> int:
     """Raw tokens of the pieces that rows of ``T`` are cut into in a stage."""
-    return min(T, plan.tokens_per_position(index) * _positions(plan, T))
+    return plan.row_tokens(index, T)
 
 
 def _rows(T: int, cut: int) -> str:

@@ -19,6 +19,7 @@ from patch_algorithm.algorithm.folded_ids import FoldedIds
 from patch_algorithm.algorithm.loss_metrics import LossTally
 from patch_algorithm.algorithm.optimizer_reset import refuse_unresettable, reset_moments
 from patch_algorithm.algorithm.row_folding import RowFolder
+from patch_algorithm.algorithm.run_checks import findings_at_start
 from patch_algorithm.algorithm.stage_memory import StageMemory
 from patch_algorithm.common.announce import announce, warn
 from patch_algorithm.loss import patch_cross_entropy, target_weights
@@ -146,10 +147,18 @@ class PatchRun:
         refuse_unsupported(model, self._settings.seq_len)
         if self.timeline.never_switches(state):
             self._warn_of_no_switch(state)
+        self._tell_of_findings(state)
         # Folded batches would need k copies of the logits in the model's own train metrics.
         if self._metrics_aside is None:  # else they still are, from a fit that broke off
             self._metrics_aside, state.train_metrics = state.train_metrics, {}
         self._hooks.attach()
+
+    def _tell_of_findings(self, state: State) -> None:
+        resets = self._settings.on_switch == "reset"
+        context = context_length(unwrap(state.model))
+        found = findings_at_start(state, self.timeline.plan, context, resets, self._settings.rehearse_switch)
+        if found:
+            announce(found)
 
     def _count_what_is_behind(self, state: State) -> None:
         if state.timestamp.batch == 0:

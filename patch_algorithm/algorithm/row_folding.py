@@ -61,8 +61,7 @@ class RowFolder:
 
     def _piece(self, T: int, stage: int) -> int:
         """Raw tokens of the pieces that rows of ``T`` are cut into."""
-        L = T if self.plan.seq_len is None else self.plan.seq_len
-        return min(T, self.plan.tokens_per_position(stage) * L)
+        return self.plan.row_tokens(stage, T)
 
     def fold(self, batch: Any, stage: int, state: State) -> Any:
         """The batch that the model is trained on in a stage.

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from patch_algorithm.common.command_line import examples
+
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -48,7 +50,14 @@ class EngineName(str, Enum):
     ray = "ray"
 
 
-@app.command(no_args_is_help=True)
+@app.command(
+    no_args_is_help=True,
+    epilog=examples(
+        "patch-level data convert --source pile/train --tokenizer EleutherAI/gpt-neox-20b --out ./pile-mds",
+        "patch-level data convert --source a.jsonl.zst --tokenizer ./tokenizer --out s3://bucket/a --dry-run",
+        codes=("0 converted", "2 bad input", "130 interrupted; the same command continues"),
+    ),
+)
 def convert(
     source: Annotated[
         list[str],
@@ -142,7 +151,12 @@ def convert(
             report.write_text(json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "patch-level data info ./pile-mds",
+        codes=("0 sound", "1 shards are missing or damaged", "2 bad input"),
+    )
+)
 def info(
     folder: Annotated[str, typer.Argument(metavar="DIR_OR_URL", help="The dataset.")],
 ) -> None:
@@ -156,7 +170,9 @@ def info(
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog=examples("patch-level data cat ./pile-mds --row 7", codes=("0 shown", "2 bad input")),
+)
 def cat(
     folder: Annotated[str, typer.Argument(metavar="DIR_OR_URL", help="The dataset.")],
     row: Annotated[int, typer.Option(help="The row, counted from 0.")] = 0,

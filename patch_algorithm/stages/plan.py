@@ -110,6 +110,10 @@ class StagePlan:
         """Tokens that a position of a stage predicts."""
         return self.k_of(index) if self.sides.targets else 1
 
+    def row_tokens(self, index: int, T: int) -> int:
+        """Raw tokens of the rows that rows of ``T`` are cut into in a stage."""
+        return T if self.seq_len is None else min(T, self.tokens_per_position(index) * self.seq_len)
+
     def index_at(self, timestamp: Timestamp, entered: int = 0) -> int:
         """The stage of a step that starts at ``timestamp``.
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from patch_algorithm import __version__
 from patch_algorithm.cli import app
 
+COMMANDS = [[], ["doctor"], ["init"], ["prepare"], *(["data", name] for name in ("convert", "info", "cat"))]
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 
@@ -28,10 +29,25 @@ def test_help_and_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"patch-algorithm {__version__}\n"
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_help_has_examples_and_exit_codes(command: list[str]) -> None:
+    long, short = (CliRunner().invoke(app, [*command, option]) for option in ("--help", "-h"))
+    assert short.exit_code == 0
+    assert short.output == long.output
+    assert "Examples:" in short.output
+    assert "Exit codes: 0" in short.output
+
+
+def test_shell_completion_can_be_installed() -> None:
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize("command", ["", "'doctor', ", "'init', ", "'data', 'convert', "])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    heavy = {"torch", "transformers", "composer", "llmfoundry", "streaming", "omegaconf"}
     code = (
-        "import sys; from patch_algorithm.cli import app; app(['--help'], standalone_mode=False);"
-        "print(sorted({'torch', 'transformers', 'composer', 'llmfoundry', 'streaming'} & set(sys.modules)))"
+        f"import sys; from patch_algorithm.cli import app; app([{command}'--help'], standalone_mode=False);"
+        f"print(sorted({heavy} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"

@@ -75,6 +75,39 @@ def test_finished_checkpoint_that_is_loaded_by_hand_is_bad_input(
     assert "train.py: The max_duration" in capsys.readouterr().err
 
 
+def test_an_error_stops_a_run_before_anything_is_built(
+    main: Any, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(corpus, tmp_path)
+    assert main([str(path), "algorithms.patch_level.raito=0.5", "train_loader.dataset.max_seq_len=8"]) == 2
+    told = capsys.readouterr().err
+    assert "algorithms.patch_level.raito is no known key. Did you mean ratio?" in " ".join(told.split())
+    assert "nothing was built" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_warnings_are_told_once(
+    main: Any,
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And neither by other ranks, nor again by the algorithm."""
+    cosine = "scheduler={name: cosine_with_warmup, t_warmup: 0ba}"
+    path = write_run(corpus, tmp_path)
+    assert main([str(path), cosine]) == 0
+    first = capsys.readouterr().err + caplog.text
+    assert first.count("no-warmup") == 1
+    assert first.count("token-stage-short") == 1
+    monkeypatch.setattr("llmfoundry.command_utils.train_from_yaml", lambda *args: None)
+    monkeypatch.setenv("RANK", "1")
+    assert main([str(path), cosine]) == 0
+    assert "no-warmup" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "node"),
     [({"GROUP_RANK": "3"}, "3"), ({"GROUP_RANK": "3", "NODE_RANK": "1"}, "1"), ({}, None)],

@@ -12,13 +12,15 @@ import patch_algorithm
 PACKAGE = Path(patch_algorithm.__file__).parent
 # From the top floor down. A room may import those listed for it, and nothing else of the package.
 BELOW: dict[str, set[str]] = {
-    "cli": {"preflight", "data", "reporting", "common"},
+    "cli": {"preflight", "planning", "reporting", "data", "common"},
     "registry": {"algorithm", "monitoring", "optim", "data"},
-    "preflight": {"algorithm", "stages", "data", "common"},
-    "algorithm": {"model_access", "stages", "patching", "loss", "common"},
+    "preflight": {"planning", "checks", "stages", "data", "common"},
+    "planning": {"algorithm", "checks", "model_access", "monitoring", "optim", "stages", "data", "common"},
+    "algorithm": {"checks", "model_access", "stages", "patching", "loss", "common"},
     "monitoring": {"model_access", "stages", "common"},
     "reporting": {"monitoring", "stages", "common"},
     "optim": {"stages", "common"},
+    "checks": {"stages", "common"},
     "data": {"common"},
     "model_access": {"patching", "loss", "common"},
     "patching": {"loss"},

@@ -1,0 +1,43 @@
+"""What the commands of ``patch-level`` share: logging, and errors as exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import typer
+
+__all__ = ["errors_as_exit_codes", "examples"]
+
+
+def examples(*commands: str, codes: Sequence[str] = ()) -> str:
+    """The text below a command's options: examples, and what its exit codes mean."""
+    shown = ["Examples:", *commands]
+    if codes:
+        shown.append(f"Exit codes: {'; '.join(codes)}.")
+    return "\n\n".join(shown)
+
+
+@contextmanager
+def errors_as_exit_codes(command: str) -> Iterator[None]:
+    """Inside, bad input is one line on standard error and exit code 2, without a traceback.
+
+    Args:
+        command: The command's words, such as ``doctor``.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("patch_algorithm").setLevel(logging.INFO)
+    if not sys.warnoptions:
+        # Of the packages that are imported, which a user of the command can do nothing about.
+        warnings.simplefilter("ignore")
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        typer.echo(f"patch-level {command}: stopped.", err=True)
+        raise typer.Exit(130) from error
+    except (ValueError, OSError) as error:
+        typer.echo(f"patch-level {command}: {error}", err=True)
+        raise typer.Exit(2) from error

@@ -1,0 +1,109 @@
+"""What the shards that a loader names say of themselves, read from a local folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patch_algorithm.data.dataset.description import INDEX, DatasetInfo, StreamInfo, read_index
+from patch_algorithm.data.dataset.remote import is_url
+
+__all__ = ["DataOnDisk", "find_data"]
+
+_PARENTS = 3  # a component's stream lies two folders below dataset.json
+
+
+@dataclass(frozen=True)
+class DataOnDisk:
+    """Rows of one split, or of one stream of it.
+
+    Attributes:
+        folder: Where the shards, or the folders of all components, lie.
+        rows: Rows.
+        row_tokens: Tokens in a row; ``None`` where neither description nor index say it.
+        info: The ``dataset.json`` of a data set that ``patch-level data convert`` wrote.
+        components: Names of the components whose rows these are; empty where they are not told apart.
+    """
+
+    folder: str
+    rows: int
+    row_tokens: int | None
+    info: DatasetInfo | None = None
+    components: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens in all rows."""
+        return None if self.row_tokens is None else self.rows * self.row_tokens
+
+
+def find_data(local: str | None, remote: str | None, split: str | None) -> DataOnDisk | None:
+    """Looks for a data set that can be read without a network.
+
+    Args:
+        local: The loader's ``local``.
+        remote: Its ``remote``, which is looked at first if it is a folder of this machine.
+        split: Its ``split``.
+
+    Returns:
+        What there is; ``None`` where no folder holds a description or an index.
+
+    Raises:
+        ValueError: If there is a description or an index that cannot be read.
+    """
+    for root in (remote, local):
+        if root and not is_url(root) and (found := _in_folder(Path(root), split or "")) is not None:
+            return found
+    return None
+
+
+def _in_folder(root: Path, split: str) -> DataOnDisk | None:
+    folder, path = Path(os.path.abspath(root)), split
+    for _ in range(_PARENTS):
+        if (info := DatasetInfo.find(folder)) is not None and (found := _described(folder, info, path)):
+            return found
+        path = f"{folder.name}/{path}".rstrip("/")
+        folder = folder.parent
+    return _indexed(root, split)
+
+
+def _described(folder: Path, info: DatasetInfo, path: str) -> DataOnDisk | None:
+    streams = [s for s in info.streams if s.rows and (s.path == path or s.split == path)]
+    if not streams:
+        return None
+    lengths = {stream.row_tokens for stream in streams}
+    return DataOnDisk(
+        folder=str(folder / path),
+        rows=sum(stream.rows for stream in streams),
+        row_tokens=lengths.pop() if len(lengths) == 1 else None,
+        info=info,
+        components=_components(streams),
+    )
+
+
+def _components(streams: list[StreamInfo]) -> tuple[str, ...]:
+    return tuple(stream.component for stream in streams if stream.component is not None)
+
+
+def _indexed(root: Path, split: str) -> DataOnDisk | None:
+    if not (root / split / INDEX).is_file():
+        return None
+    shards = read_index(root, split or ".")
+    rows = sum(shard["samples"] for shard in shards)
+    return DataOnDisk(str(root / split), rows, _row_tokens(root / split, shards))
+
+
+def _row_tokens(folder: Path, shards: list[dict[str, Any]]) -> int | None:
+    """Tokens in the first row, from the index, or else from the row itself."""
+    if not shards or "tokens" not in shards[0].get("column_names", ()):
+        return None
+    from streaming.base.format import reader_from_json
+
+    try:
+        tokens = reader_from_json(str(folder), None, dict(shards[0]))[0]["tokens"]
+    except (OSError, KeyError, ValueError):  # compressed, or not here
+        return None
+    # llm-foundry's older converters wrote bytes of int64.
+    return len(tokens) // 8 if isinstance(tokens, bytes) else len(tokens)

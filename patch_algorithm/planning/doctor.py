@@ -1,0 +1,241 @@
+"""All checks of a run that its YAML and this machine allow, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig
+
+from patch_algorithm.checks.catalogue import CATALOGUE
+from patch_algorithm.checks.data import (
+    check_components,
+    check_loader,
+    check_passes,
+    check_tokenizer,
+    check_vocabulary,
+)
+from patch_algorithm.checks.finding import Finding, by_severity, finding, skipped
+from patch_algorithm.checks.hardware import check_hardware
+from patch_algorithm.checks.learning_rate import check_rate, check_weight_decay
+from patch_algorithm.checks.names import check_names, nearest
+from patch_algorithm.checks.rate_curve import RunClock
+from patch_algorithm.checks.rows import check_batches, check_eval_rows, check_row_length
+from patch_algorithm.checks.saving import check_folder, check_intervals
+from patch_algorithm.checks.stage_choice import check_budget, check_stage_choice
+from patch_algorithm.common.arguments import is_number
+from patch_algorithm.planning.config import resolved, value_of
+from patch_algorithm.planning.parameters import parameter_count
+from patch_algorithm.planning.run_clock import rates_of, run_clock
+from patch_algorithm.planning.run_facts import (
+    batch_facts,
+    folder_facts,
+    hardware_facts,
+    interval_facts,
+    loader_facts,
+    resizes_embedding,
+    row_facts,
+    tokenizer_facts,
+)
+from patch_algorithm.planning.run_file import RunFile
+from patch_algorithm.planning.stage_rows import check_stages
+
+__all__ = ["accepted_findings", "examine"]
+
+_ACCEPTED = "variables.accepted_findings"
+
+
+def examine(cfg: DictConfig, path: str = "", starts_here: bool = False) -> list[Finding]:
+    """Checks the configuration of a run.
+
+    Args:
+        cfg: The configuration, merged with its overrides.
+        path: The file it was read from.
+        starts_here: Whether the run is to start on this machine, so that a GPU or data that it lacks is an
+            error; otherwise the check is skipped.
+
+    Returns:
+        What was found, the worst first. Empty for a healthy run. Findings that the configuration lists under
+        ``variables.accepted_findings`` count as skipped.
+    """
+    found = _examine(cfg, path, starts_here)
+    accepted = accepted_findings(cfg)
+    if unknown := [name for name in accepted if name not in CATALOGUE]:
+        meant = nearest(unknown[0], CATALOGUE)
+        guess = f" Did you mean {meant}?" if meant else ""
+        found.append(_bad_value(ValueError(f"{_ACCEPTED} names {unknown[0]!r}, which is no check.{guess}")))
+    return by_severity(
+        skipped(one.id, f"Accepted: {one.found}") if one.id in accepted else one for one in found
+    )
+
+
+def accepted_findings(cfg: DictConfig) -> tuple[str, ...]:
+    """Ids of the findings that a configuration accepts; see :func:`examine`."""
+    try:
+        accepted = value_of(cfg, _ACCEPTED)
+    except ValueError:  # reported with everything else that cannot be resolved
+        return ()
+    return tuple(map(str, accepted)) if isinstance(accepted, list) else ()
+
+
+def _examine(cfg: DictConfig, path: str, starts_here: bool) -> list[Finding]:
+    try:
+        config = resolved(cfg)
+    except ValueError as error:
+        return [_bad_value(error)]
+    found = _check_keys(config)
+    try:
+        run = RunFile.from_config(cfg, path)
+    except ValueError as error:
+        known = any(one.id in ("unknown-key", "unknown-name") and _same_key(one, error) for one in found)
+        return found if known else [*found, _bad_value(error)]
+    for check in _CHECKS:
+        found += check(run, run_clock(run), starts_here)
+    return found
+
+
+def _bad_value(error: ValueError) -> Finding:
+    return finding("bad-value", str(error), "The run cannot start with it.", "Correct the value.")
+
+
+def _same_key(one: Finding, error: ValueError) -> bool:
+    """Whether an error complains of the section whose key has been reported already."""
+    section = one.found.partition(" ")[0].rpartition(".")[0]
+    return bool(section) and str(error).startswith(f"{section} is ")
+
+
+def _check_keys(config: dict[str, Any]) -> list[Finding]:
+    # Imports llm-foundry, which takes its time; an unreadable file is reported without it.
+    from patch_algorithm.planning.known_names import REQUIRED, known_names
+
+    found = check_names(config, known_names(config))
+    misspelt = " ".join(one.found for one in found)
+    for key in REQUIRED:
+        if config.get(key) is None and f"Did you mean {key}?" not in misspelt:
+            found.append(
+                finding(
+                    "missing-key",
+                    f"{key} is missing.",
+                    "llm-foundry does not start without it.",
+                    f"Set {key}.",
+                )
+            )
+    corpus = (
+        (config.get("variables") or {}).get("builtin_corpus")
+        if isinstance(config.get("variables"), dict)
+        else None
+    )
+    if corpus is not None:
+        from patch_algorithm.data.corpus import BuiltinCorpus
+
+        try:
+            BuiltinCorpus.from_variables(corpus)
+        except ValueError as error:
+            found.append(_bad_value(error))
+    return found
+
+
+def _rates(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
+    try:
+        curve = rates_of(run)
+    except ValueError as error:
+        return [
+            finding(
+                "schedule-refused",
+                f"scheduler {run.scheduler.name}: {error}",
+                "The trainer stops when it builds the schedule.",
+                "Give its times as shares of the run ('0.1dur'), or in the unit of max_duration.",
+            )
+        ]
+    resets = run.algorithm is not None and run.algorithm.on_switch == "reset"
+    return [] if curve is None else check_rate(curve, resets)
+
+
+def _optimizer(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
+    decay, lr = (run.optimizer.arguments.get(name) for name in ("weight_decay", "lr"))
+    return check_weight_decay(
+        run.optimizer.name or "", decay if is_number(decay) else None, lr if is_number(lr) else None
+    )
+
+
+def _stages(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
+    if run.algorithm is None:
+        return []
+    switch, end = (None, None) if clock is None else (clock.switch, clock.end)
+    found = check_stage_choice(run.ks, switch, end, run.algorithm.on_switch == "reset")
+    if not run.ks or clock is None or end is None or clock.tokens_per_batch is None:
+        return found
+    return found + check_budget(end * clock.tokens_per_batch, parameter_count(run.model))
+
+
+def _rows(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
+    found = check_batches(batch_facts(run))
+    for loader in run.eval_loaders:
+        if loader.name in ("text", "pile"):
+            found += check_eval_rows(loader.dataset.key, loader.dataset.row_tokens, run.model.context)
+    try:
+        check_stages(run)
+    except ValueError as error:
+        return [
+            *found,
+            finding("rows-do-not-fit", str(error), "Refused before the first step.", "See the message."),
+        ]
+    rows = row_facts(run)
+    return found + (check_row_length(rows) if rows is not None else [])
+
+
+def _data(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
+    makes_data = bool((run.config.get("variables") or {}).get("builtin_corpus"))
+    train = loader_facts(run.train_loader, True, makes_data)
+    evals = [loader_facts(loader, False, makes_data) for loader in run.eval_loaders]
+    found: list[Finding] = []
+    for loader in (train, *evals):
+        for one in check_loader(loader):
+            elsewhere = one.id == "data-missing" and not starts_here
+            found.append(
+                skipped(one.id, f"Rows and tokens were not checked: {one.found}") if elsewhere else one
+            )
+    found += check_components(train, evals)
+    on_disk = run.train_loader.dataset.on_disk
+    if (
+        on_disk is not None
+        and clock is not None
+        and clock.end is not None
+        and clock.tokens_per_batch is not None
+    ):
+        found += check_passes(clock.end * clock.tokens_per_batch, on_disk.tokens)
+    return found
+
+
+def _tokenizer(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
+    facts = tokenizer_facts(run)
+    found = [] if facts is None else check_tokenizer(facts)
+    on_disk = run.train_loader.dataset.on_disk
+    if on_disk is not None and on_disk.info is not None:
+        written = on_disk.info.tokenizer
+        found += check_vocabulary(
+            run.model.vocab_size, written.vocab_size, written.name, resizes_embedding(run)
+        )
+    return found
+
+
+def _hardware(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
+    return check_hardware(hardware_facts(run, starts_here))
+
+
+def _saving(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
+    found = check_intervals(interval_facts(run, clock))
+    folder = folder_facts(run, clock)
+    return found + (check_folder(folder) if folder is not None else [])
+
+
+_CHECKS: tuple[Callable[[RunFile, RunClock | None, bool], list[Finding]], ...] = (
+    _rates,
+    _optimizer,
+    _stages,
+    _rows,
+    _data,
+    _tokenizer,
+    _hardware,
+    _saving,
+)

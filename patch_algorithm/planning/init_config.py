@@ -1,0 +1,250 @@
+"""A stock llm-foundry configuration made into one that trains well in patches.
+
+Letters: k tokens per patch, L the model's context in positions, T raw tokens in a training row.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from composer.core import Time, TimeUnit
+from omegaconf import DictConfig, OmegaConf
+
+from patch_algorithm.checks.learning_rate import check_weight_decay
+from patch_algorithm.common.arguments import is_number, is_whole, whole_number
+from patch_algorithm.data.dataset.description import DatasetInfo
+from patch_algorithm.planning.run_file import RunFile
+from patch_algorithm.planning.yaml_edits import Document
+from patch_algorithm.stages.boundaries import parse_boundary
+
+__all__ = ["InitOptions", "rewrite"]
+
+_TRAIN = ("train_loader", "dataset")
+_ONE_SCHEDULE = ("warmup_stable_decay", "per_stage")
+_LARGEST_WARMUP = 0.25
+_VOCABULARY_MULTIPLE = 128
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    """What is asked for.
+
+    Attributes:
+        k: Tokens per patch.
+        ratio: The share of the run that is trained in patches, as in the YAML.
+        data: The folder or URL of a converted data set; ``None`` to keep the data of the stock file.
+        per_stage: Whether each stage gets the stock file's schedule, and the optimizer is reset between them,
+            as in the paper; otherwise one warm-up, plateau and decay.
+    """
+
+    k: int = 4
+    ratio: str = "2/3"
+    data: str | None = None
+    per_stage: bool = False
+
+
+def rewrite(text: str, options: InitOptions) -> Document:
+    """Changes a stock configuration.
+
+    Args:
+        text: The YAML of an llm-foundry pre-training run.
+        options: What is asked for.
+
+    Returns:
+        The changed YAML, with a reason for every change.
+
+    Raises:
+        ValueError: If it is not such a run, or cannot be made into a good one.
+    """
+    whole_number("--k", options.k, 2)
+    ratio = _ratio(options.ratio)
+    parse_boundary(ratio, "--ratio")
+    document = Document(text)
+    cfg = OmegaConf.create(text)
+    if not isinstance(cfg, DictConfig):
+        raise ValueError("the YAML is not a mapping of keys to values.")
+    run = RunFile.from_config(cfg)
+    L, T_before = _lengths(run)
+    info = None if options.data is None else DatasetInfo.read(options.data)
+    T = options.k * L if info is None else _row_tokens(info, str(options.data))
+    _variables(document, run)
+    _algorithm(document, run, options, L, ratio)
+    _rows(document, options, info, L, T)
+    _batch(document, run, T_before, T)
+    _schedule(document, run, options)
+    _optimizer(document, run)
+    _vocabulary(document, run, info)
+    document.set(
+        ("loggers", "history"),
+        {},
+        "every metric over steps, raw tokens, FLOPs and seconds",
+        before="callbacks",
+    )
+    return document
+
+
+def _ratio(given: str) -> float | str:
+    """What the command line gives as the YAML has it: a plain number is no string."""
+    try:
+        return float(given)
+    except ValueError:
+        return given
+
+
+def _variables(document: Document, run: RunFile) -> None:
+    """Moves keys of the file's own below ``variables``."""
+    from patch_algorithm.planning.known_names import TOP_LEVEL
+
+    for key in [key for key in run.config if key not in TOP_LEVEL]:
+        value, why = document.get((key,)), "keys of one's own belong below variables"
+        document.remove((key,), why)
+        document.set(("variables", key), value, why, before="max_seq_len")
+        document.replace_text(f"${{{key}}}", f"${{variables.{key}}}", "it has moved below variables")
+
+
+def _lengths(run: RunFile) -> tuple[int, int]:
+    """The model's context, and the rows as they are."""
+    if run.train_loader.name not in ("text", "pile"):
+        raise ValueError(
+            f"train_loader.name is {run.train_loader.name!r}; expected text or pile, the loaders of "
+            "pre-training data."
+        )
+    if run.T is None:
+        raise ValueError("train_loader.dataset.max_seq_len is missing: the length of the rows.")
+    stated = run.config.get("max_seq_len")
+    L = run.model.context or (stated if is_whole(stated) else run.T)
+    return L, run.T
+
+
+def _row_tokens(info: DatasetInfo, folder: str) -> int:
+    if "train" not in info.row_tokens:
+        raise ValueError(f"--data {folder} has no split 'train'; it has {', '.join(info.row_tokens)}.")
+    return info.row_tokens["train"]
+
+
+def _algorithm(document: Document, run: RunFile, options: InitOptions, L: int, ratio: float | str) -> None:
+    if run.algorithm is not None:
+        raise ValueError("the file has algorithms.patch_level already; check it with `patch-level doctor`.")
+    section = ("algorithms", "patch_level")
+    follows = run.config.get("max_seq_len") == L
+    document.set((*section, "k"), options.k, "tokens per patch", before="max_duration")
+    document.set((*section, "ratio"), ratio, "share of max_duration that is trained in patches")
+    document.set(
+        (*section, "seq_len"),
+        "${max_seq_len}" if follows else L,
+        "the model's context L; in the token stage longer rows are cut to it",
+    )
+    if options.per_stage:
+        document.set((*section, "on_switch"), "reset", "as in the paper, with a warm-up in each stage")
+
+
+def _rows(document: Document, options: InitOptions, info: DatasetInfo | None, L: int, T: int) -> None:
+    why = f"rows of k * L = {options.k} * {L} tokens, so that positions stay {L} in both stages"
+    document.set(
+        (*_TRAIN, "max_seq_len"),
+        T,
+        why if info is None or T == options.k * L else "the length of the data's rows",
+    )
+    if info is None:
+        return
+    loaders = [("train_loader", "train")]
+    if isinstance(document.get(("eval_loader",)), dict):
+        loaders.append(("eval_loader", "val" if "val" in info.row_tokens else "train"))
+    for loader, split in loaders:
+        document.set((loader, "name"), "pile", "checks rows and tokenizer before the first step")
+        document.set((loader, "dataset", "local"), options.data, "the converted data set")
+        document.remove((loader, "dataset", "remote"), "the data is in local")
+        document.set((loader, "dataset", "split"), split, "a split of this data set")
+        document.remove((loader, "dataset", "tokenizer_name"), "no key of this loader")
+    tokenizer = os.path.join(str(options.data), "tokenizer")
+    if os.path.isdir(tokenizer):
+        document.set(("tokenizer", "name"), tokenizer, "the tokenizer that the data was written with")
+
+
+def _batch(document: Document, run: RunFile, T_before: int, T: int) -> None:
+    rows, micro = run.global_train_batch_size, run.device_train_microbatch_size
+    if rows is None:
+        raise ValueError("global_train_batch_size is missing.")
+    fewer = max(1, round(rows * T_before / T))
+    exactly = fewer * T == rows * T_before
+    document.set(
+        ("global_train_batch_size",),
+        fewer,
+        f"rows are {T / T_before:.3g} times as long, so a step keeps its {'' if exactly else 'about '}"
+        f"{rows * T_before:,} tokens",
+    )
+    if is_number(micro) and micro > fewer:
+        document.set(("device_train_microbatch_size",), fewer, "no more rows than there are in a batch")
+    elif micro == "auto" and run.precision == "fp32":
+        document.set(
+            ("device_train_microbatch_size",), min(fewer, 8), "auto is for GPUs; fp32 is mostly a CPU's"
+        )
+    length = run.max_duration
+    if length is not None and length.unit == TimeUnit.SAMPLE and T != T_before:
+        shorter = max(1, round(length.value * T_before / T))
+        document.set(("max_duration",), f"{shorter}sp", "the same tokens in longer rows")
+
+
+def _schedule(document: Document, run: RunFile, options: InitOptions) -> None:
+    name, arguments = run.scheduler.name, dict(run.scheduler.arguments)
+    if name is None or name in _ONE_SCHEDULE:
+        return
+    if options.per_stage:
+        document.set(("scheduler", "name"), "per_stage", "a schedule for each stage, as in the paper")
+        for key, value in {"name": name, **arguments}.items():
+            document.set(("scheduler", "scheduler", key), value, "of each stage")
+        for key in arguments:
+            document.remove(("scheduler", key), "moves below scheduler.scheduler")
+        return
+    document.set(("scheduler", "name"), "warmup_stable_decay", "the rate stays up over the switch")
+    for key in arguments:
+        if key not in ("t_warmup", "alpha_f"):
+            document.remove(("scheduler", key), "no key of this scheduler")
+    if not _warmup_fits(arguments.get("t_warmup"), run.max_duration):
+        document.set(("scheduler", "t_warmup"), "0.05dur", "a twentieth of the run; the old one did not fit")
+    document.set(
+        ("scheduler", "t_decay"), _decay(_ratio(options.ratio)), "decay at the end, within the token stage"
+    )
+
+
+def _warmup_fits(t_warmup: Any, length: Time[Any] | None) -> bool:
+    try:
+        time = Time.from_timestring(t_warmup) if isinstance(t_warmup, str) else None
+    except (ValueError, TypeError):
+        return False
+    if time is None or time.value <= 0:
+        return False
+    if time.unit == TimeUnit.DURATION:
+        return time.value <= _LARGEST_WARMUP
+    return length is None or time.unit != length.unit or time.value <= _LARGEST_WARMUP * length.value
+
+
+def _decay(ratio: float | str) -> str:
+    """A tenth of the run, or half the token stage where that is shorter."""
+    end = parse_boundary(ratio)
+    token_stage = 1 - float(end) if isinstance(end, float | Fraction) else 1.0
+    return f"{min(0.1, max(round(token_stage / 2, 3), 0.001)):g}dur"
+
+
+def _optimizer(document: Document, run: RunFile) -> None:
+    decay, lr = (run.optimizer.arguments.get(name) for name in ("weight_decay", "lr"))
+    if not is_number(decay) or not is_number(lr):
+        return
+    if check_weight_decay(run.optimizer.name or "", decay, lr):
+        document.set(
+            ("optimizer", "weight_decay"),
+            decay * lr,
+            "not multiplied by lr in this optimizer: the equal of adamw's",
+        )
+
+
+def _vocabulary(document: Document, run: RunFile, info: DatasetInfo | None) -> None:
+    entries = run.model.vocab_size
+    if info is None or entries is None or entries >= info.tokenizer.vocab_size:
+        return
+    needed = -(-info.tokenizer.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+    path = ("model", "config_overrides", "vocab_size") if run.model.hf_config else ("model", "vocab_size")
+    document.set(path, needed, f"the data's tokenizer has {info.tokenizer.vocab_size:,} entries")
