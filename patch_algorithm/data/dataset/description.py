@@ -18,6 +18,7 @@ from patch_algorithm.data.dataset.remote import download, is_url
 __all__ = [
     "DATASET_JSON",
     "INDEX",
+    "TOKENIZER_JSON",
     "ComponentCounts",
     "DatasetInfo",
     "ShardFault",
@@ -28,6 +29,7 @@ __all__ = [
 
 DATASET_JSON = "dataset.json"
 INDEX = "index.json"
+TOKENIZER_JSON = "tokenizer/tokenizer.json"
 FORMAT = 1
 
 _SLICE = 1 << 22  # bytes
@@ -136,7 +138,10 @@ class DatasetInfo:
             for stream in self.streams
         )
         asked = split if component is None else f"{component} {split}"
-        raise ValueError(f"the data set has no stream {asked!r}; it has {there or 'none'}.")
+        how = ""
+        if component is None and self.split_by_component:
+            how = " It is split by component: name one with --component."
+        raise ValueError(f"the data set has no stream {asked!r}; it has {there or 'none'}.{how}")
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``dataset.json``."""

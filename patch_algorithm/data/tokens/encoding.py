@@ -6,7 +6,6 @@ on what decides the ids, an :class:`EncodingSpec`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from array import array
@@ -18,11 +17,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from patch_algorithm.data.tokens.cutting import Cutter, TextPiece, UncuttableText
+from patch_algorithm.data.tokens.identity import PROBE, fingerprint, largest_id
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
-__all__ = ["Encoder", "EncodingSpec", "TokenizerSpec", "UncuttableText", "fingerprint", "load_tokenizer"]
+__all__ = ["Encoder", "EncodingSpec", "TokenizerSpec", "UncuttableText", "load_tokenizer"]
 
 _BATCH_CHARACTERS = 1 << 20
 # Measured in characters. A tokenizer that reads a piece as one word (Llama-2) is a third faster on short
@@ -31,8 +31,6 @@ _PIECE_AS_WORD = 1 << 14
 _PIECE_OF_WORDS = 1 << 17
 # Six million characters that cannot be cut, such as spaces or digits alone, take up to 1 GB (Llama-2).
 _LONGEST_PIECE = 6_000_000
-# Spaces, case, accents, signs and a line's end: what tokenizers with code of their own treat apart.
-_PROBE = "Hello world, it's  naïve\n\tcafé 1234 😀 x"
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class TokenizerSpec:
     Attributes:
         name: What was asked for.
         tokenizer: The tokenizer; its ``save_pretrained`` writes the folder beside the data.
-        fingerprint: See :func:`fingerprint`.
+        fingerprint: See :func:`patch_algorithm.data.tokens.identity.fingerprint`.
         vocab_size: Its entries, added tokens among them.
         eos_id: The end-of-sequence token, if it has one.
         bos_id: The beginning-of-sequence token, if it has one.
@@ -145,7 +143,6 @@ def load_tokenizer(name_or_dir: str) -> TokenizerSpec:
             "tokenizer.json) is needed: load it once with from_slow=True and save it."
         )
     _check_backend(tokenizer, name_or_dir)
-    largest = max(tokenizer.get_vocab().values(), default=0)
     return TokenizerSpec(
         name=name_or_dir,
         tokenizer=tokenizer,
@@ -153,25 +150,8 @@ def load_tokenizer(name_or_dir: str) -> TokenizerSpec:
         vocab_size=len(tokenizer),
         eos_id=_id(tokenizer.eos_token_id),
         bos_id=_id(tokenizer.bos_token_id),
-        dtype="uint16" if max(len(tokenizer) - 1, largest) < 2**16 else "uint32",
+        dtype="uint16" if max(len(tokenizer) - 1, largest_id(tokenizer)) < 2**16 else "uint32",
     )
-
-
-def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """A SHA-256 of what decides the ids of a text.
-
-    That is the model, the normalizer, the pre-tokenizer and the added tokens. Truncation, padding, the
-    post-processor, the decoder and the chat template do not count: the same tokenizer loaded with another
-    ``model_max_length`` has the same fingerprint.
-    """
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = parts["model"]
-    if merges := model.get("merges"):
-        model["merges"] = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in merges]
-    deciding = {name: parts.get(name) for name in ("model", "normalizer", "pre_tokenizer")}
-    deciding["added_tokens"] = sorted(parts.get("added_tokens") or [], key=lambda token: token["id"])
-    text = json.dumps(_without_unset(deciding), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Encoder:
@@ -265,22 +245,12 @@ def _check_backend(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
             f"the tokenizer {name!r} draws its merges at random (dropout {model['dropout']}); remove the "
             "dropout from its tokenizer.json, or the same text would have other ids each time."
         )
-    expected = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
-    if tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=False).ids != expected:
+    expected = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    if tokenizer.backend_tokenizer.encode(PROBE, add_special_tokens=False).ids != expected:
         raise ValueError(
             f"the tokenizer {name!r} ({type(tokenizer).__name__}) does more in Python than its "
             "tokenizer.json says, which conversion does not support."
         )
-
-
-def _without_unset(value: Any) -> Any:
-    # Versions of the library differ in the options they write out unset.
-    if isinstance(value, dict):
-        kept = {key: _without_unset(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item is not None and item is not False}
-    if isinstance(value, list):
-        return [_without_unset(item) for item in value]
-    return value
 
 
 def _id(token_id: Any) -> int | None:
