@@ -74,7 +74,7 @@ def total_up(workdir: WorkDir, sources: Sequence[str]) -> Totals:
                 pieces = totals.pieces.setdefault((run.component, run.split), [])
                 pieces.append(Piece(path, run.start, run.tokens))
         if end.reason is not None:
-            totals.add_counts({}, {end.reason: 1})
+            totals.add_counts({}, {end.reason: end.documents})
     return totals
 
 

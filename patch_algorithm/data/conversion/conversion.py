@@ -128,7 +128,7 @@ def _engine(options: Conversion, task: Task) -> Engine:
 def _layout(
     options: Conversion, sources: list[Source], tokenizer: TokenizerSpec, totals: Totals
 ) -> tuple[DatasetInfo, list[StreamPlan]]:
-    row_tokens = options.row_lengths
+    row_tokens = options.row_lengths(sources)
     if options.split_by_component:
         check_folders(sorted({component for component, _ in totals.counts}))
     plans, streams = [], []

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from patch_algorithm.data.readers.blocks import Block, Lost, Row
+from patch_algorithm.data.readers.fields import component_of, look_up, parse_json
 from patch_algorithm.data.tokens.encoding import Encoder, EncodingSpec, UncuttableText
 
 __all__ = [
@@ -82,6 +83,7 @@ class Task:
         by_component: Whether each component gets a stream of its own.
         stop: Whether a bad document ends the block, rather than being left out and counted.
         longest_line: What is said of lines that were too long, in bytes.
+        component_field: The field of a line that names its component; ``None`` tries those that are known.
     """
 
     encoding: EncodingSpec
@@ -90,6 +92,7 @@ class Task:
     by_component: bool
     stop: bool
     longest_line: int
+    component_field: str | None = None
 
 
 @dataclass
@@ -135,7 +138,7 @@ class BlockEncoder:
         documents: list[_Document] = []
         for document in self._documents(block):
             if isinstance(document, _Document):
-                documents.append(document)
+                documents.append(document._replace(split=block.split or document.split))
             elif not self._goes_on(result, document):
                 break
         while documents:
@@ -196,18 +199,17 @@ class BlockEncoder:
 
     def _line(self, number: int, line: bytes) -> _Document | BadDocument:
         try:
-            value = json.loads(line.decode())
+            value = parse_json(line)
         except UnicodeDecodeError as error:
             detail = f"byte {error.start + 1} of the line: {error.reason}"
             return BadDocument(number, "broken UTF-8", detail)
-        # The parser gives up with the last two on numbers of thousands of digits and on deep nesting.
-        except (json.JSONDecodeError, ValueError, RecursionError) as error:
+        # The parser gives up with the last one on numbers of thousands of digits.
+        except (json.JSONDecodeError, ValueError) as error:
             return BadDocument(number, "not JSON", str(error))
         if not isinstance(value, dict):
             return BadDocument(number, "not an object", f"a JSON {type(value).__name__}")
-        meta = value.get("meta")
-        component = meta.get("pile_set_name") if isinstance(meta, dict) else None
-        return self._row(number, Row(value.get(self._task.text_field), component))
+        component = component_of(value, self._task.component_field)
+        return self._row(number, Row(look_up(value, self._task.text_field), component))
 
     def _row(self, number: int, row: Row) -> _Document | BadDocument:
         text = row.text

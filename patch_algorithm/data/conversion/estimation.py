@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from patch_algorithm.data.conversion.assembly import Totals
-from patch_algorithm.data.conversion.documents import TRAIN, VAL, BlockEncoder
+from patch_algorithm.data.conversion.documents import BlockEncoder
 from patch_algorithm.data.conversion.options import Conversion
 from patch_algorithm.data.conversion.output import check_out
 from patch_algorithm.data.conversion.report import Estimate
@@ -40,7 +40,7 @@ def estimate(options: Conversion) -> Estimate:
         except SourceDamage as damage:
             if task.stop:
                 raise ConversionError(f"{source.name}: {damage.reason} ({damage.detail}).") from damage
-            totals.add_counts({}, {damage.reason: 1})
+            totals.add_counts({}, {damage.reason: damage.documents})
             continue
         result = encoder.encode(block)
         if result.error is not None:
@@ -48,9 +48,6 @@ def estimate(options: Conversion) -> Estimate:
             raise ConversionError(f"{source.name}, {source.place} {number}: {reason} ({detail}).")
         totals.add_counts(result.counts, result.skipped)
         sampled += block.read_bytes
-    row_tokens = {TRAIN: options.row_tokens, VAL: options.val_row_tokens}
-    if not options.val_fraction:
-        del row_tokens[VAL]
     return Estimate(
         sources=len(sources),
         size=total_size(sources),
@@ -58,7 +55,7 @@ def estimate(options: Conversion) -> Estimate:
         seconds=(time.monotonic() - started) / options.cores,
         counts=totals.counts,
         skipped=totals.skipped,
-        row_tokens=row_tokens,
+        row_tokens=options.row_lengths(sources),
         token_bytes=2 if tokenizer.dtype == "uint16" else 4,
     )
 

@@ -12,7 +12,9 @@ from patch_algorithm.data.conversion.documents import TRAIN, VAL, Task
 from patch_algorithm.data.conversion.packing import StreamPlan
 from patch_algorithm.data.dataset.remote import is_url
 from patch_algorithm.data.readers.find import find_sources
+from patch_algorithm.data.readers.labels import check_labels
 from patch_algorithm.data.readers.source import Reading, Source
+from patch_algorithm.data.readers.splits import Splits
 from patch_algorithm.data.readers.texts import TextSource
 from patch_algorithm.data.tokens.encoding import TokenizerSpec
 
@@ -34,7 +36,12 @@ class Conversion:
         val_row_tokens: Tokens in a row of the val split.
         val_fraction: The share of documents that goes to the val split, by a hash of their text.
         split_by_component: Whether each component gets a stream of its own.
-        text_field: The field or column of the text.
+        text_field: The field or column of the text; a dot leads into an object.
+        component_field: The field or column that names a document's component, likewise; ``None`` tries
+            those of the Pile, SlimPajama and Dolma.
+        splits: Whether files that are named for validation or test get splits of their own, ``by-name``, or
+            are trained on, ``all-train``; ``None`` is ``by-name`` beside files named for training, and
+            otherwise refuses them.
         eos: Whether an EOS token ends each document.
         bos: Whether a BOS token begins each document.
         special_tokens: ``text`` encodes strings that look like special tokens as ordinary text.
@@ -68,6 +75,8 @@ class Conversion:
     val_fraction: float = 0.0
     split_by_component: bool = False
     text_field: str = "text"
+    component_field: str | None = None
+    splits: Splits | None = None
     eos: bool = True
     bos: bool = False
     special_tokens: Literal["text", "allow"] = "text"
@@ -108,6 +117,7 @@ class Conversion:
             "compression": (None, "zstd"),
             "on_error": ("stop", "skip"),
             "engine": ("local", "ray"),
+            "splits": (None, "by-name", "all-train"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -118,7 +128,7 @@ class Conversion:
     @property
     def reading(self) -> Reading:
         """How sources are read."""
-        return Reading(self.text_field, self.block_bytes, self.longest_line)
+        return Reading(self.text_field, self.block_bytes, self.longest_line, self.component_field)
 
     @property
     def out_folder(self) -> Path:
@@ -132,11 +142,11 @@ class Conversion:
         except (OSError, RuntimeError) as error:
             raise ValueError(f"--out {self.out} cannot be found: {error}") from error
 
-    @property
-    def row_lengths(self) -> dict[str, int]:
-        """Tokens in a row of each split that there is."""
-        lengths = {TRAIN: self.row_tokens}
-        return lengths | {VAL: self.val_row_tokens} if self.val_fraction else lengths
+    def row_lengths(self, sources: Sequence[Source] = ()) -> dict[str, int]:
+        """Tokens in a row of each split that there is; without the sources, of those that there may be."""
+        splits = {source.split or TRAIN for source in sources} | ({VAL} if self.val_fraction else set())
+        lengths = {TRAIN: self.row_tokens, VAL: self.val_row_tokens, "test": self.val_row_tokens}
+        return {split: length for split, length in lengths.items() if split in splits or not sources}
 
     @property
     def work_folder(self) -> Path:
@@ -149,12 +159,22 @@ class Conversion:
 
     def find_sources(self) -> list[Source]:
         """The sources themselves."""
-        return find_sources(
+        sources = find_sources(
             self.sources,
             hub_config=self.hub_config,
             hub_split=self.hub_split,
             builtin=lambda: _builtin(self.builtin_megabytes),
+            splits=self.splits,
+            on_error=self.on_error,
         )
+        if self.val_fraction and any(source.split == VAL for source in sources):
+            raise ValueError(
+                f"--val-fraction is {self.val_fraction}, and there are sources for the split val already. Ask "
+                "for one of both, or train on those files, too, with --splits all-train."
+            )
+        if self.split_by_component:
+            check_labels(sources, self.reading, stop=self.on_error == "stop")
+        return sources
 
     @property
     def cores(self) -> int:
@@ -168,7 +188,7 @@ class Conversion:
             ValueError: If the tokenizer lacks a token that is asked for, or a row of its tokens does not fit
                 into a shard.
         """
-        for split, length in self.row_lengths.items():
+        for split, length in self.row_lengths().items():
             try:
                 StreamPlan(split, length, tokenizer.dtype, self.compression, (), self.shard_bytes)
             except ValueError as error:
@@ -181,6 +201,7 @@ class Conversion:
             self.split_by_component,
             self.on_error == "stop",
             self.longest_line,
+            self.component_field,
         )
 
     def plan(self, sources: Sequence[Source], tokenizer: TokenizerSpec) -> dict[str, Any]:
@@ -191,6 +212,7 @@ class Conversion:
             "val_fraction",
             "split_by_component",
             "text_field",
+            "component_field",
             "eos",
             "bos",
             "special_tokens",
@@ -206,6 +228,7 @@ class Conversion:
             "format": _PLAN_FORMAT,
             "out": self.out if is_url(self.out) else self.out_folder.name,
             "sources": [source.name for source in sources],
+            "splits": [source.split for source in sources],
             "tokenizer": tokenizer.fingerprint,
             "eos_id": tokenizer.eos_id,
             "bos_id": tokenizer.bos_id,

@@ -88,7 +88,7 @@ def _check_nothing_there(options: Conversion, uploader: Uploader) -> None:
     if uploader.holds_anything():
         raise _something_else(options.out, f"there are objects, but no {DATASET_JSON}")
     # Not every store can be asked for what it holds.
-    for split in options.row_lengths:
+    for split in options.row_lengths():
         try:
             read_text(options.out, f"{split}/{INDEX}")
         except FileNotFoundError:

@@ -58,6 +58,7 @@ class Report:
         lines += [_aligned(rows), ""]
         lines += [_skipped(self.info.skipped)] if self.info.skipped else []
         lines += [f"  {source}, {bad.number}: {bad.reason} ({bad.detail})" for source, bad in self.examples]
+        lines.append(f"{len(self.info.sources):,} sources were read.")
         lines.append(f"{self.out}: finished in {self.seconds:.1f} s, {_speed(self.encoded, self.seconds)}")
         return "\n".join(lines)
 

@@ -230,7 +230,9 @@ class Tokenising:
                 raise ConversionError(self._told(f"{source.name}: {damage.reason} ({damage.detail})"))
             self._warn(f"{source.name}: {damage.reason} ({damage.detail})")
         self._note_change()
-        end = SourceEnd(units, stamp, damage.reason, damage.detail) if damage else SourceEnd(units, stamp)
+        end = SourceEnd(units, stamp)
+        if damage is not None:
+            end = SourceEnd(units, stamp, damage.reason, damage.detail, damage.documents)
         self._workdir.commit_end(index, end)
 
     def _collect(self) -> None:

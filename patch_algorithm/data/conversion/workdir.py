@@ -124,12 +124,14 @@ class SourceEnd:
         stamp: The source's stamp when it was read.
         reason: Why it could not be read further, in a few words, if that was not its proper end.
         detail: What exactly.
+        documents: How many documents are lost with it, as far as is known.
     """
 
     units: int
     stamp: dict[str, Any]
     reason: str | None = None
     detail: str = ""
+    documents: int = 1
 
 
 class WorkDir:

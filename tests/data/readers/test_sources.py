@@ -114,10 +114,10 @@ def test_unknown_hugging_face_datasets(tokenizer: Path, tmp_path: Path) -> None:
     assert not (tmp_path / ".out.partial").exists()
 
 
-def check_reading_goes_on(source: Source) -> None:
+def check_reading_goes_on(source: Source, least: int = 6) -> None:
     blocks = list(source.blocks(Position(), READING))
-    assert len(blocks) > 5
-    for index in (0, 3, len(blocks) // 2, len(blocks) - 1):
+    assert len(blocks) >= least
+    for index in {0, min(3, len(blocks) - 1), len(blocks) // 2, len(blocks) - 1}:
         rest = list(source.blocks(blocks[index].end, READING))
         assert [(b.data, b.start, b.end) for b in rest] == [
             (b.data, b.start, b.end) for b in blocks[index + 1 :]
@@ -248,8 +248,8 @@ def test_folders_and_patterns_go_by_name(tmp_path: Path, monkeypatch: pytest.Mon
         ("missing.jsonl", "there is no such file or folder, and nothing matches"),
         ("data/none.jsonl.zst", "there is no such file or folder"),
         ("*.none", "nothing matches it as a pattern"),
-        ("text.txt", r"expected a file ending in \.jsonl, \.jsonl\.zst, \.jsonl\.gz, \.parquet"),
-        ("empty", "the folder holds no file ending in"),
+        ("text.txt", r"expected a file that ends in \.jsonl, \.ndjson or \.json, also with \.gz"),
+        ("empty", "the folder holds no file that ends in"),
     ],
 )
 def test_sources_that_are_none(
