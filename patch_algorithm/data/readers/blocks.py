@@ -92,10 +92,13 @@ class Block:
     split: str | None = None
 
     def digest(self) -> bytes:
-        """A hash of the content."""
-        if isinstance(self.data, bytes):
-            return hashlib.sha256(self.data).digest()
-        return hashlib.sha256(repr([tuple(row) for row in self.data]).encode(errors="replace")).digest()
+        """A hash of the content, and of the split where it has one."""
+        data = self.data
+        if not isinstance(data, bytes):
+            data = repr([tuple(row) for row in data]).encode(errors="replace")
+        whole = hashlib.sha256(data)
+        whole.update((self.split or "").encode())
+        return whole.digest()
 
 
 class _LineCutter:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from patch_algorithm.data.readers.folders import KINDS, is_source, is_table, listed, sources_below
 from patch_algorithm.data.readers.hub import HUB_PREFIX, HubSource
@@ -156,13 +156,9 @@ def _missing(name: str) -> str:
 
 
 def _check_once(sources: Sequence[Source]) -> None:
-    seen: set[Any] = set()
+    seen: set[str | Path] = set()
     for source in sources:
-        identity: Any = source.name
-        if isinstance(source, FileSource):
-            identity = source.path.resolve()
-        elif isinstance(source, HubSource):
-            identity = source.name, source.hub_split
+        identity = source.path.resolve() if isinstance(source, FileSource) else source.name
         if identity in seen:
             raise ValueError(f"--source: {source.name} is named twice; its documents would count double.")
         seen.add(identity)

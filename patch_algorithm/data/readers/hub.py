@@ -27,8 +27,8 @@ class HubSource(Source):
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As it is named on the command line."""
-        return f"{HUB_PREFIX}{self.path}"
+        """As it is named on the command line, with its split unless that is ``train``."""
+        return f"{HUB_PREFIX}{self.path}" + (f" ({self.hub_split})" if self.hub_split != "train" else "")
 
     def open(self) -> Any:
         """The streaming dataset.
@@ -71,7 +71,7 @@ class HubSource(Source):
 
     def stamp(self) -> dict[str, Any]:
         """Nothing: a hub tells no cheap sign of change."""
-        return {"config": self.config, "split": self.hub_split}
+        return {"config": self.config, "split": self.hub_split, "into": self.split}
 
     def size(self) -> int | None:
         """Unknown: examples are streamed."""

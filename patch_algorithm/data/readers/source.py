@@ -72,9 +72,10 @@ class FileSource(Source):
     split: str | None = None
 
     def stamp(self) -> dict[str, Any]:
-        """Size and time of the last change."""
+        """Size and time of the last change, and the split where it has one."""
         status = self.path.stat()
-        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        stamp: dict[str, Any] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        return stamp | {"split": self.split} if self.split else stamp
 
     def size(self) -> int | None:
         """Its size."""
