@@ -1,7 +1,4 @@
-"""From a block of a source to the tokens of its documents: the part of a conversion that workers do.
-
-Workers import ``numpy`` and ``tokenizers``, neither torch nor transformers.
-"""
+"""From a block of a source to the tokens of its documents."""
 
 from __future__ import annotations
 
@@ -18,23 +15,31 @@ from patch_algorithm.data.tokens.encoding import Encoder, EncodingSpec, Uncuttab
 
 __all__ = [
     "EXAMPLES",
+    "TRAIN",
     "UNLABELLED",
+    "VAL",
     "BadDocument",
     "BlockEncoder",
     "BlockResult",
     "Counts",
-    "Task",
+    "StreamKey",
+    "Tally",
     "held_out",
 ]
 
 UNLABELLED = "unlabelled"
 """The component of documents that name none."""
 EXAMPLES = 10
-"""How many bad documents of a block are told one by one; the others are counted."""
-
+"""How many bad documents of a unit are reported one by one; the others are only counted."""
 TRAIN, VAL = "train", "val"
 
+StreamKey = tuple[str | None, str]
+"""A component, or ``None`` where all share a stream, and a split."""
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# How deep Python's parser can go depends on the calling stack, which differs between this process and a
+# worker. Every stack has room for this depth, and deeper lines are refused whoever reads them.
+_DEEPEST_JSON = 400
 
 
 class BadDocument(NamedTuple):
@@ -63,6 +68,45 @@ class Counts(NamedTuple):
         return Counts(*(mine + others for mine, others in zip(self, other, strict=True)))
 
 
+@dataclass
+class Tally:
+    """What was read: of a block, a unit or a conversion.
+
+    Attributes:
+        counts: By (component, split).
+        skipped: Bad documents, and sources that broke off, by reason.
+        examples: The first bad documents.
+    """
+
+    counts: dict[tuple[str, str], Counts] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    examples: list[BadDocument] = field(default_factory=list)
+
+    def count(self, component: str, split: str, counts: Counts) -> None:
+        """Adds to the counts of a component."""
+        self.counts[component, split] = self.counts.get((component, split), Counts()).plus(counts)
+
+    def skip(self, reason: str, number: int = 1) -> None:
+        """Counts what was left out."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + number
+
+    def add(self, other: Tally) -> None:
+        """Adds what was read after this."""
+        for (component, split), counts in other.counts.items():
+            self.count(component, split, counts)
+        for reason, number in other.skipped.items():
+            self.skip(reason, number)
+        self.examples = [*self.examples, *other.examples][:EXAMPLES]
+
+    @property
+    def total(self) -> Counts:
+        """Over all components and splits."""
+        total = Counts()
+        for counts in self.counts.values():
+            total = total.plus(counts)
+        return total
+
+
 class _Document(NamedTuple):
     number: int
     text: str
@@ -71,45 +115,18 @@ class _Document(NamedTuple):
     split: str
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is to be done with every block; it can be pickled.
-
-    Attributes:
-        encoding: The tokenizer.
-        text_field: The field of a line that holds the text.
-        val_fraction: The share of documents, by hash, that is held out for evaluation.
-        by_component: Whether each component gets a stream of its own.
-        stop: Whether a bad document ends the block, rather than being left out and counted.
-        longest_line: What is said of lines that were too long, in bytes.
-    """
-
-    encoding: EncodingSpec
-    text_field: str
-    val_fraction: float
-    by_component: bool
-    stop: bool
-    longest_line: int
-
-
 @dataclass
 class BlockResult:
     """What has come of a block.
 
     Attributes:
-        digest: Hash of the block's content.
-        counts: By (component, split).
-        tokens: The documents' tokens in order ``[n]``, by (component or ``None``, split): the streams.
-        skipped: Bad documents by reason.
-        examples: The first of them.
+        tally: What was read.
+        tokens: The documents' tokens in order ``[n]``, by stream.
         error: The bad document that ended it, if one did; then the rest is not complete.
     """
 
-    digest: bytes
-    counts: dict[tuple[str, str], Counts] = field(default_factory=dict)
-    tokens: dict[tuple[str | None, str], np.ndarray] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
-    examples: list[BadDocument] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    tokens: dict[StreamKey, np.ndarray] = field(default_factory=dict)
     error: BadDocument | None = None
 
 
@@ -119,19 +136,36 @@ def held_out(utf8: bytes, fraction: float) -> bool:
 
 
 class BlockEncoder:
-    """Encodes blocks, one after the other.
+    """Parses and encodes blocks, one after the other.
 
     Args:
-        task: What is to be done.
+        encoding: The tokenizer.
+        text_field: The field of a line that holds the text.
+        val_fraction: The share of documents, by hash, that is held out for evaluation.
+        by_component: Whether each component gets a stream of its own.
+        stop: Whether a bad document ends the block, rather than being left out and counted.
+        longest_line: What is said of lines that were too long, in bytes.
     """
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._encoder = Encoder(task.encoding)
+    def __init__(
+        self,
+        encoding: EncodingSpec,
+        text_field: str,
+        val_fraction: float,
+        by_component: bool,
+        stop: bool,
+        longest_line: int,
+    ) -> None:
+        self._encoder = Encoder(encoding)
+        self._text_field = text_field
+        self._val_fraction = val_fraction
+        self._by_component = by_component
+        self._stop = stop
+        self._longest_line = longest_line
 
     def encode(self, block: Block) -> BlockResult:
         """Parses the documents of a block and encodes them."""
-        result = BlockResult(block.digest())
+        result = BlockResult()
         documents: list[_Document] = []
         for document in self._documents(block):
             if isinstance(document, _Document):
@@ -152,23 +186,21 @@ class BlockEncoder:
         return result
 
     def _goes_on(self, result: BlockResult, bad: BadDocument) -> bool:
-        if self._task.stop:
+        if self._stop:
             # A text that cannot be cut is found after the others have been parsed.
             if result.error is None or bad.number < result.error.number:
                 result.error = bad
             return False
-        result.skipped[bad.reason] = result.skipped.get(bad.reason, 0) + 1
-        result.examples = sorted([*result.examples, bad])[:EXAMPLES]
+        result.tally.skip(bad.reason)
+        result.tally.examples = sorted([*result.tally.examples, bad])[:EXAMPLES]
         return True
 
     def _collect(self, result: BlockResult, documents: list[_Document], ids: list[np.ndarray]) -> None:
-        parts: dict[tuple[str | None, str], list[np.ndarray]] = {}
+        parts: dict[StreamKey, list[np.ndarray]] = {}
         for document, own in zip(documents, ids, strict=True):
-            key = (document.component, document.split)
-            one = Counts(1, document.bytes, len(own))
-            result.counts[key] = result.counts.get(key, Counts()).plus(one)
-            stream = document.component if self._task.by_component else None
-            parts.setdefault((stream, document.split), []).append(own)
+            result.tally.count(document.component, document.split, Counts(1, document.bytes, len(own)))
+            component = document.component if self._by_component else None
+            parts.setdefault((component, document.split), []).append(own)
         result.tokens = {stream: np.concatenate(arrays) for stream, arrays in parts.items()}
 
     def _documents(self, block: Block) -> Iterator[_Document | BadDocument]:
@@ -188,7 +220,7 @@ class BlockEncoder:
             line = data[begin:end]
             number = block.start.number + index + 1
             if index in block.overlong:
-                limit = f"more than {self._task.longest_line:,} bytes"
+                limit = f"more than {self._longest_line:,} bytes"
                 yield BadDocument(number, "line too long", limit)
             elif line and not line.isspace():
                 yield self._line(number, line)
@@ -197,24 +229,28 @@ class BlockEncoder:
     def _line(self, number: int, line: bytes) -> _Document | BadDocument:
         try:
             value = json.loads(line.decode())
+            if _depth(value) > _DEEPEST_JSON:
+                raise RecursionError
         except UnicodeDecodeError as error:
             detail = f"byte {error.start + 1} of the line: {error.reason}"
             return BadDocument(number, "broken UTF-8", detail)
-        # The parser gives up with the last two on numbers of thousands of digits and on deep nesting.
-        except (json.JSONDecodeError, ValueError, RecursionError) as error:
+        except RecursionError:
+            return BadDocument(number, "not JSON", f"nested more than {_DEEPEST_JSON} deep")
+        # The parser gives up with a ValueError on numbers of thousands of digits.
+        except (json.JSONDecodeError, ValueError) as error:
             return BadDocument(number, "not JSON", str(error))
         if not isinstance(value, dict):
             return BadDocument(number, "not an object", f"a JSON {type(value).__name__}")
         meta = value.get("meta")
         component = meta.get("pile_set_name") if isinstance(meta, dict) else None
-        return self._row(number, Row(value.get(self._task.text_field), component))
+        return self._row(number, Row(value.get(self._text_field), component))
 
     def _row(self, number: int, row: Row) -> _Document | BadDocument:
         text = row.text
         if isinstance(text, Lost):
             return BadDocument(number, "damaged row", text.detail)
         if text is None:
-            return BadDocument(number, "without text", f"no {self._task.text_field!r}")
+            return BadDocument(number, "without text", f"no {self._text_field!r}")
         try:
             if isinstance(text, bytes):
                 utf8, text = text, text.decode()
@@ -226,12 +262,21 @@ class BlockEncoder:
             return BadDocument(number, "broken UTF-8", f"byte {error.start + 1} of the text: {error.reason}")
         except UnicodeEncodeError as error:
             return BadDocument(number, "lone surrogate", f"character {error.start + 1} of the text")
-        split = VAL if held_out(utf8, self._task.val_fraction) else TRAIN
-        return _Document(number, text, len(utf8), self._label(row.component), split)
+        split = VAL if held_out(utf8, self._val_fraction) else TRAIN
+        return _Document(number, text, len(utf8), _label(row.component), split)
 
-    @staticmethod
-    def _label(component: object) -> str:
-        if not isinstance(component, str) or not component.strip():
-            return UNLABELLED
-        # A name, not text: what cannot be written in UTF-8 is replaced.
-        return component.encode(errors="replace").decode()
+
+def _label(component: object) -> str:
+    if not isinstance(component, str) or not component.strip():
+        return UNLABELLED
+    # A name, not text: what cannot be written in UTF-8 is replaced.
+    return component.encode(errors="replace").decode()
+
+
+def _depth(value: object) -> int:
+    """How deep lists and objects are nested."""
+    depth, level = 0, [value]
+    while level := [inner for inner in level if isinstance(inner, dict | list)]:
+        depth += 1
+        level = [part for inner in level for part in (inner.values() if isinstance(inner, dict) else inner)]
+    return depth

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from patch_algorithm.common.machine import usable_cores
-from patch_algorithm.data.conversion.documents import TRAIN, VAL, Task
-from patch_algorithm.data.conversion.packing import StreamPlan
+from patch_algorithm.data.conversion.documents import TRAIN, VAL
+from patch_algorithm.data.conversion.units import Task
+from patch_algorithm.data.conversion.workdir import PLAN_FORMAT
+from patch_algorithm.data.conversion.writing import RowFormat
 from patch_algorithm.data.dataset.remote import is_url
 from patch_algorithm.data.readers.find import find_sources
 from patch_algorithm.data.readers.source import Reading, Source
@@ -18,7 +19,24 @@ from patch_algorithm.data.tokens.encoding import TokenizerSpec
 
 __all__ = ["Conversion"]
 
-_PLAN_FORMAT = 1
+# What decides the bytes, beside the sources and the tokenizer.
+_DECIDING = (
+    "row_tokens",
+    "val_row_tokens",
+    "val_fraction",
+    "split_by_component",
+    "text_field",
+    "eos",
+    "bos",
+    "special_tokens",
+    "compression",
+    "hub_config",
+    "hub_split",
+    "block_bytes",
+    "unit_bytes",
+    "longest_line",
+    "shard_bytes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +100,7 @@ class Conversion:
     hub_split: str = "train"
     builtin_megabytes: float = 50.0
     block_bytes: int = 2 * 2**20
-    unit_bytes: int = 16 * 2**20
+    unit_bytes: int = 64 * 2**20
     longest_line: int = 200 * 10**6
     shard_bytes: int = 64 * 2**20
     progress: bool = field(default=True, compare=False)
@@ -168,9 +186,10 @@ class Conversion:
             ValueError: If the tokenizer lacks a token that is asked for, or a row of its tokens does not fit
                 into a shard.
         """
+        formats = {}
         for split, length in self.row_lengths.items():
             try:
-                StreamPlan(split, length, tokenizer.dtype, self.compression, (), self.shard_bytes)
+                formats[split] = RowFormat(length, tokenizer.dtype, self.compression, self.shard_bytes)
             except ValueError as error:
                 option = "--row-tokens" if split == TRAIN else "--val-row-tokens"
                 raise ValueError(f"{option} is {length}: {error} Ask for shorter rows.") from error
@@ -181,36 +200,22 @@ class Conversion:
             self.split_by_component,
             self.on_error == "stop",
             self.longest_line,
+            formats,
+            self.out if is_url(self.out) else None,
         )
 
-    def plan(self, sources: Sequence[Source], tokenizer: TokenizerSpec) -> dict[str, Any]:
+    def plan(self, tokenizer: TokenizerSpec) -> dict[str, Any]:
         """All that decides the bytes, but for what the sources hold, which the units keep watch of."""
-        kept = (
-            "row_tokens",
-            "val_row_tokens",
-            "val_fraction",
-            "split_by_component",
-            "text_field",
-            "eos",
-            "bos",
-            "special_tokens",
-            "compression",
-            "hub_config",
-            "hub_split",
-            "block_bytes",
-            "unit_bytes",
-            "longest_line",
-            "shard_bytes",
-        )
+        names = [source if isinstance(source, str) else source.name for source in self.sources]
         return {
-            "format": _PLAN_FORMAT,
+            "format": PLAN_FORMAT,
             "out": self.out if is_url(self.out) else self.out_folder.name,
-            "sources": [source.name for source in sources],
+            "sources": names,
             "tokenizer": tokenizer.fingerprint,
             "eos_id": tokenizer.eos_id,
             "bos_id": tokenizer.bos_id,
             "dtype": tokenizer.dtype,
-            **{name: getattr(self, name) for name in kept},
+            **{name: getattr(self, name) for name in _DECIDING},
         }
 
 

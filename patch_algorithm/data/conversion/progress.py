@@ -1,19 +1,17 @@
-"""The bars of a conversion."""
+"""The bar of a conversion."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
 
-from tqdm import tqdm
-
 from patch_algorithm.common.progress_bar import progress_bar
 from patch_algorithm.data.conversion.documents import Counts
 
-__all__ = ["TokenisingBar", "shards_bar"]
+__all__ = ["UnitsBar"]
 
 
-class TokenisingBar:
+class UnitsBar:
     """Shows how much of the input is read, and how fast text becomes tokens, over all workers.
 
     Args:
@@ -23,8 +21,8 @@ class TokenisingBar:
 
     def __init__(self, total: int | None, shown: bool) -> None:
         self.counts = Counts()
-        self.started = time.monotonic()
-        self._bar = progress_bar("tokenising", total, "B", shown)
+        self._started = time.monotonic()
+        self._bar = progress_bar("converting", total, "B", shown)
 
     def found(self, read_bytes: int) -> None:
         """Counts what an earlier run has done, which says nothing about the speed of this one."""
@@ -33,9 +31,9 @@ class TokenisingBar:
         self._bar.update(read_bytes)
 
     def add(self, read_bytes: int, counts: Counts) -> None:
-        """Counts a finished block."""
+        """Counts a finished unit."""
         self.counts = self.counts.plus(counts)
-        seconds = max(1e-6, time.monotonic() - self.started)
+        seconds = max(1e-6, time.monotonic() - self._started)
         self._bar.set_postfix_str(
             f"{self.counts.bytes / seconds / 1e6:.1f} MB text/s, "
             f"{self.counts.tokens / seconds / 1e6:.2f} M tokens/s, {self.counts.documents:,} documents",
@@ -43,7 +41,7 @@ class TokenisingBar:
         )
         self._bar.update(read_bytes)
 
-    def __enter__(self) -> TokenisingBar:
+    def __enter__(self) -> UnitsBar:
         """Shows the bar."""
         return self
 
@@ -52,8 +50,3 @@ class TokenisingBar:
     ) -> None:
         """Leaves the bar as it is."""
         self._bar.close()
-
-
-def shards_bar(total: int, shown: bool) -> tqdm:
-    """Shows how many shards are written."""
-    return progress_bar("packing", total, " shards", shown)

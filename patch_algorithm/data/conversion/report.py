@@ -6,10 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from patch_algorithm.data.conversion.documents import BadDocument, Counts
+from patch_algorithm.data.conversion.documents import VAL, BadDocument, Counts
 from patch_algorithm.data.dataset.description import DatasetInfo
 
-__all__ = ["Estimate", "Report"]
+__all__ = ["Estimate", "Report", "empty_splits"]
+
+
+def empty_splits(info: DatasetInfo) -> list[str]:
+    """What was asked to be held out and is not there: a line for each stream of ``val`` without a row."""
+    if VAL not in info.row_tokens:
+        return []
+    components = sorted(info.components) if info.split_by_component else [None]
+    lines = []
+    for component in components:
+        stream = next((s for s in info.streams if (s.component, s.split) == (component, VAL)), None)
+        if stream is None or not stream.rows:
+            of = "" if component is None else f" of {component}"
+            why = (
+                "no document was drawn"
+                if stream is None
+                else f"{stream.tokens_left_out:,} tokens fill no row"
+            )
+            lines.append(f"--val-fraction leaves {VAL}{of} without a row: {why}")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,7 @@ class Report:
         ]
         lines += [_aligned(rows), ""]
         lines += [_skipped(self.info.skipped)] if self.info.skipped else []
+        lines += empty_splits(self.info)
         lines += [f"  {source}, {bad.number}: {bad.reason} ({bad.detail})" for source, bad in self.examples]
         lines.append(f"{self.out}: finished in {self.seconds:.1f} s, {_speed(self.encoded, self.seconds)}")
         return "\n".join(lines)

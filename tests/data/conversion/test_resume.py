@@ -31,14 +31,9 @@ from tests.data.support import (
 )
 
 
-def finished_documents(out: Path, sources: int = 2) -> int:
-    workdir = WorkDir(partial(out), "uint16")
-    return sum(
-        counts.documents
-        for source in range(sources)
-        for record in workdir.records(source).values()
-        for counts in record.counts.values()
-    )
+def finished_documents(out: Path) -> int:
+    records = WorkDir(partial(out), "uint16").records()
+    return sum(record.tally.total.documents for record in records.values())
 
 
 def killed_and_continued(pile: list[Path], tokenizer: Path, out: Path, kill_at: int | str) -> int:

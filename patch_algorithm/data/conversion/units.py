@@ -1,0 +1,185 @@
+"""A unit of work: a run of whole documents of one source, from its text to its shards and its record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patch_algorithm.data.conversion.documents import BadDocument, BlockEncoder, StreamKey, Tally
+from patch_algorithm.data.conversion.records import ConversionError, StreamPart, UnitRecord
+from patch_algorithm.data.conversion.upload import Uploader
+from patch_algorithm.data.conversion.workdir import WorkDir
+from patch_algorithm.data.conversion.writing import RowFormat, write_shards
+from patch_algorithm.data.readers.blocks import Block, Position
+from patch_algorithm.data.readers.source import Source
+from patch_algorithm.data.tokens.encoding import EncodingSpec
+
+__all__ = ["Task", "Unit", "UnitMaker", "source_key", "unit_name"]
+
+_SMALLEST_SHARD = 16
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is done with every unit; it can be pickled.
+
+    Attributes:
+        encoding: The tokenizer.
+        text_field: The field of a line that holds the text.
+        val_fraction: The share of documents, by hash, that is held out for evaluation.
+        by_component: Whether each component gets a stream of its own.
+        stop: Whether a bad document ends the work, rather than being left out and counted.
+        longest_line: What is said of lines that were too long, in bytes.
+        formats: How rows are written, by split.
+        url: Where shards are uploaded; ``None`` keeps them.
+    """
+
+    encoding: EncodingSpec
+    text_field: str
+    val_fraction: float
+    by_component: bool
+    stop: bool
+    longest_line: int
+    formats: Mapping[str, RowFormat]
+    url: str | None = None
+
+    def encoder(self) -> BlockEncoder:
+        """Makes an encoder of blocks."""
+        return BlockEncoder(
+            self.encoding,
+            self.text_field,
+            self.val_fraction,
+            self.by_component,
+            self.stop,
+            self.longest_line,
+        )
+
+
+@dataclass
+class Unit:
+    """The text of a unit, as it is sent to a worker.
+
+    Attributes:
+        name: See :func:`unit_name`.
+        stamp: The source's stamp when it was read.
+        start: Where it begins in its source.
+        blocks: Its documents.
+    """
+
+    name: str
+    stamp: dict[str, Any]
+    start: Position
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of text."""
+        return sum(block.size for block in self.blocks)
+
+    @property
+    def end(self) -> Position:
+        """Where it ends in its source."""
+        return self.blocks[-1].end
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the file that were read for it."""
+        return sum(block.read_bytes for block in self.blocks)
+
+    def digest(self) -> str:
+        """A hash of its text."""
+        return hashlib.sha256(b"".join(block.digest() for block in self.blocks)).hexdigest()
+
+
+def source_key(source: Source) -> str:
+    """What the names of a source's units begin with: its own name alone decides, not those beside it."""
+    return hashlib.sha256(source.name.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def unit_name(key: str, number: int) -> str:
+    """The name of unit ``number`` of the source with this key, and of the folders of its shards."""
+    return f"{key}-{number:06d}"
+
+
+class UnitMaker:
+    """Makes units, one after the other.
+
+    A stream's rows become shards of the unit. Those of a shard that would hold less than a sixteenth of
+    ``shard_bytes`` go to the tail, with the tokens that fill no row. Every shard of a unit therefore holds
+    at least that much: a stream of ``n`` bytes has at most ``16 n / shard_bytes`` of them, however many
+    components share the text.
+
+    Args:
+        task: What is done.
+        workdir: Where the shards, the tail and the record go.
+        stopped: Asked before each block whether to give up.
+    """
+
+    def __init__(self, task: Task, workdir: WorkDir, stopped: Callable[[], bool] = lambda: False) -> None:
+        self._task = task
+        self._workdir = workdir
+        self._stopped = stopped
+        self._encoder = task.encoder()
+
+    def make(self, unit: Unit) -> UnitRecord | BadDocument:
+        """Encodes a unit, writes its shards, uploads them where that is asked for, and makes it final.
+
+        Returns:
+            Its record; or the bad document that ended it, of which nothing is kept.
+
+        Raises:
+            ConversionError: If the object store does not take a shard, or the work was stopped.
+        """
+        self._workdir.clear(unit.name)
+        tally, tokens = Tally(), dict[StreamKey, list[np.ndarray]]()
+        for block in unit.blocks:
+            if self._stopped():
+                raise ConversionError("stopped")
+            result = self._encoder.encode(block)
+            if result.error is not None:
+                return result.error
+            tally.add(result.tally)
+            for stream, ids in result.tokens.items():
+                tokens.setdefault(stream, []).append(ids)
+        parts, tails = [], []
+        for stream in sorted(tokens, key=lambda stream: (stream[0] or "", stream[1])):
+            part, tail = self._write(unit.name, stream, np.concatenate(tokens.pop(stream)))
+            parts.append(part)
+            tails.append(tail)
+        uploaded = self._task.url is not None
+        record = UnitRecord(
+            unit.start, unit.end, unit.stamp, unit.digest(), unit.read_bytes, uploaded, parts, tally
+        )
+        if self._task.url is not None:
+            self._upload(unit.name, record, self._task.url)
+        self._workdir.commit(unit.name, record, tails)
+        if uploaded:
+            for path in self._files(unit.name, record):
+                (self._workdir.data / path).unlink()
+        return record
+
+    def _write(self, name: str, stream: StreamKey, ids: np.ndarray) -> tuple[StreamPart, np.ndarray]:
+        component, split = stream
+        form = self._task.formats[split]
+        folder = self._workdir.shards_folder(component, split, name)
+        shards = write_shards([ids], len(ids), folder, form, form.shard_bytes // _SMALLEST_SHARD)
+        tail = ids[sum(shard["samples"] for shard in shards) * form.row_tokens :]
+        return StreamPart(component, split, shards, len(tail)), tail
+
+    def _upload(self, name: str, record: UnitRecord, url: str) -> None:
+        uploader = Uploader(self._workdir.data, url)
+        for path in self._files(name, record):
+            uploader.upload(path.as_posix())
+
+    def _files(self, name: str, record: UnitRecord) -> list[Path]:
+        return [
+            self._workdir.shards_folder(*part.stream, name).relative_to(self._workdir.data)
+            / (shard["zip_data"] or shard["raw_data"])["basename"]
+            for part in record.parts
+            for shard in part.shards
+        ]
