@@ -89,15 +89,15 @@ def test_two_conversions_do_not_share_a_folder(pile: list[Path], tokenizer: Path
 
 
 def appearing(monkeypatch: pytest.MonkeyPatch, appear: Callable[[], object]) -> None:
-    """Has something happen when everything is tokenised."""
-    layout = conversion._layout
+    """Has something happen when all units are finished."""
+    total_up = conversion.total_up
 
     def hooked(*args: Any) -> Any:
-        monkeypatch.setattr(conversion, "_layout", layout)
+        monkeypatch.setattr(conversion, "total_up", total_up)
         appear()
-        return layout(*args)
+        return total_up(*args)
 
-    monkeypatch.setattr(conversion, "_layout", hooked)
+    monkeypatch.setattr(conversion, "total_up", hooked)
 
 
 def test_a_work_folder_in_which_something_else_is(

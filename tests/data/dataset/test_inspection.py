@@ -14,8 +14,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from tokenizers import Tokenizer
 
-from patch_algorithm.data.conversion.packing import Piece, StreamPlan, finish_stream, pack_shard
 from patch_algorithm.data.conversion.upload import Uploader
+from patch_algorithm.data.conversion.writing import RowFormat, write_shards
 from patch_algorithm.data.dataset.description import (
     ComponentCounts,
     DatasetInfo,
@@ -37,23 +37,18 @@ def write_dataset(folder: Path, compression: str | None = None, by_component: bo
     """Writes a small data set and returns the rows of its train split."""
     spec = load_tokenizer(str(save(folder / "tokenizer")))
     tokens = np.concatenate(Encoder(spec.encoding()).encode(SAMPLE))
-    tokens.tofile(folder / "units")
     component = "Wikipedia (en)" if by_component else None
     streams = []
-    for split, length, pieces in (
-        ("train", ROW, (Piece(str(folder / "units"), 0, len(tokens)),)),
-        ("val", 8, (Piece(str(folder / "units"), 3, 5),)),
-    ):
+    for split, length, ids in (("train", ROW, tokens), ("val", 8, tokens[3:8])):
         path = f"wikipedia-en/{split}" if by_component else split
-        plan = StreamPlan(path, length, "uint16", compression, pieces, shard_bytes=600)
-        for shard in range(plan.shards):
-            pack_shard(plan, shard, folder)
-        finish_stream(plan, folder)
-        left_out = plan.tokens_left_out
+        form = RowFormat(length, "uint16", compression, shard_bytes=1200)
+        shards = write_shards([ids], len(ids), folder / path, form)
+        if shards:
+            (folder / path / "index.json").write_text(json.dumps({"version": 2, "shards": shards}))
+        rows = len(ids) // length
         streams.append(
-            StreamInfo(path, component, split, length, plan.rows, plan.shards, plan.tokens, left_out)
+            StreamInfo(path, component, split, length, rows, len(shards), rows * length, len(ids) % length)
         )
-    (folder / "units").unlink()
     count = ComponentCounts(len(SAMPLE), sum(len(text.encode()) for text in SAMPLE), len(tokens))
     info = DatasetInfo(
         tokenizer=TokenizerInfo(spec.fingerprint, spec.name, spec.vocab_size, 0, None, "text", True, False),
