@@ -27,7 +27,7 @@ _PILE = frozenset(
 )
 _LONGEST_SLUG = 40
 # More than the bytes of a shard beside its rows and their offsets.
-_SHARD_HEADER = 1024
+_SHARD_HEADER = 400
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def write_dataset(folder: Path, compression: str | None = None, by_component: bo
     streams = []
     for split, length, ids in (("train", ROW, tokens), ("val", 8, tokens[3:8])):
         path = f"wikipedia-en/{split}" if by_component else split
-        form = RowFormat(length, "uint16", compression, shard_bytes=1200)
+        form = RowFormat(length, "uint16", compression, shard_bytes=600)
         shards = write_shards([ids], len(ids), folder / path, form)
         if shards:
             (folder / path / "index.json").write_text(json.dumps({"version": 2, "shards": shards}))
