@@ -28,7 +28,7 @@ it final. So the workers need no order, and a unit comes out the same wherever a
     finish       tails, indexes, the tokenizer
     output       whether the dataset may be written where it shall lie
     upload       files to object stores
-    options, conversion, estimation, report, progress
+    options, conversion, estimation, report
 """
 
 from __future__ import annotations

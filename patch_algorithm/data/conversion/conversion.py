@@ -7,14 +7,13 @@ import time
 from collections.abc import Sequence
 
 from patch_algorithm.common.machine import usable_cores
-from patch_algorithm.data.conversion.engines import Engine, InProcess, LocalPool, RayCluster
+from patch_algorithm.data.conversion.documents import Task
+from patch_algorithm.data.conversion.engines import Engine, LocalPool, RayCluster
 from patch_algorithm.data.conversion.finish import Totals, save_tokenizer, total_up, write_streams
 from patch_algorithm.data.conversion.options import Conversion
 from patch_algorithm.data.conversion.output import check_out, check_out_again, withdraw
-from patch_algorithm.data.conversion.progress import UnitsBar
 from patch_algorithm.data.conversion.records import ConversionError
 from patch_algorithm.data.conversion.report import Report, empty_splits
-from patch_algorithm.data.conversion.units import Task
 from patch_algorithm.data.conversion.upload import Uploader
 from patch_algorithm.data.conversion.work import Work
 from patch_algorithm.data.conversion.workdir import WorkDir, no_room_told
@@ -66,27 +65,27 @@ def convert(options: Conversion, tokenizer: TokenizerSpec | None = None) -> Repo
             log.info("%s will be replaced when the conversion is finished", options.out)
             if task.url is not None:
                 withdraw(task.url, workdir)
-        with UnitsBar(total_size(sources), options.progress) as bar:
-            Work(
-                sources,
-                workdir,
-                options.reading,
-                options.unit_bytes,
-                task.stop,
-                lambda: _engine(options, task, workdir, sources),
-                bar,
-            ).run()
-        totals = total_up(workdir, sources)
+        work = Work(
+            sources,
+            workdir,
+            options.reading,
+            options.unit_bytes,
+            task.stop,
+            lambda: _engine(options, task, workdir, sources),
+            options.progress,
+        )
+        work.run()
+        totals = total_up(workdir, sources, work.units)
         info = _finish(options, sources, tokenizer, task, workdir, totals)
         _publish(options, workdir)
-        return Report(info, options.out, time.monotonic() - started, bar.counts, totals.examples)
+        return Report(info, options.out, time.monotonic() - started, work.encoded, totals.examples)
 
 
 def _engine(options: Conversion, task: Task, workdir: WorkDir, sources: Sequence[Source]) -> Engine:
     if options.engine == "ray":
         return RayCluster(task, workdir, options.workers, options.ray_address)
     if options.workers == 0:
-        return InProcess(task, workdir)
+        return Engine(task, workdir)
     units = max(len(sources), (total_size(sources) or 0) // options.unit_bytes)
     threads = max(1, options.cores // units) if total_size(sources) is not None else 1
     return LocalPool(task, workdir, options.cores, threads)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
+from patch_algorithm.data.conversion.writing import UNLABELLED, RowFormat
 from patch_algorithm.data.readers.blocks import Block, Lost, Row
 from patch_algorithm.data.tokens.encoding import Encoder, EncodingSpec, UncuttableText
 
 __all__ = [
     "EXAMPLES",
     "TRAIN",
-    "UNLABELLED",
     "VAL",
     "BadDocument",
     "BlockEncoder",
@@ -24,11 +24,10 @@ __all__ = [
     "Counts",
     "StreamKey",
     "Tally",
+    "Task",
     "held_out",
 ]
 
-UNLABELLED = "unlabelled"
-"""The component of documents that name none."""
 EXAMPLES = 10
 """How many bad documents of a unit are reported one by one; the others are only counted."""
 TRAIN, VAL = "train", "val"
@@ -107,6 +106,31 @@ class Tally:
         return total
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is done with every block and every unit; it can be pickled.
+
+    Attributes:
+        encoding: The tokenizer.
+        text_field: The field of a line that holds the text.
+        val_fraction: The share of documents, by hash, that is held out for evaluation.
+        by_component: Whether each component gets a stream of its own.
+        stop: Whether a bad document ends the work, rather than being left out and counted.
+        longest_line: What is said of lines that were too long, in bytes.
+        formats: How rows are written, by split.
+        url: Where shards are uploaded; ``None`` keeps them.
+    """
+
+    encoding: EncodingSpec
+    text_field: str
+    val_fraction: float
+    by_component: bool
+    stop: bool
+    longest_line: int
+    formats: Mapping[str, RowFormat]
+    url: str | None = None
+
+
 class _Document(NamedTuple):
     number: int
     text: str
@@ -139,29 +163,12 @@ class BlockEncoder:
     """Parses and encodes blocks, one after the other.
 
     Args:
-        encoding: The tokenizer.
-        text_field: The field of a line that holds the text.
-        val_fraction: The share of documents, by hash, that is held out for evaluation.
-        by_component: Whether each component gets a stream of its own.
-        stop: Whether a bad document ends the block, rather than being left out and counted.
-        longest_line: What is said of lines that were too long, in bytes.
+        task: What is done.
     """
 
-    def __init__(
-        self,
-        encoding: EncodingSpec,
-        text_field: str,
-        val_fraction: float,
-        by_component: bool,
-        stop: bool,
-        longest_line: int,
-    ) -> None:
-        self._encoder = Encoder(encoding)
-        self._text_field = text_field
-        self._val_fraction = val_fraction
-        self._by_component = by_component
-        self._stop = stop
-        self._longest_line = longest_line
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._encoder = Encoder(task.encoding)
 
     def encode(self, block: Block) -> BlockResult:
         """Parses the documents of a block and encodes them."""
@@ -186,7 +193,7 @@ class BlockEncoder:
         return result
 
     def _goes_on(self, result: BlockResult, bad: BadDocument) -> bool:
-        if self._stop:
+        if self._task.stop:
             # A text that cannot be cut is found after the others have been parsed.
             if result.error is None or bad.number < result.error.number:
                 result.error = bad
@@ -199,7 +206,7 @@ class BlockEncoder:
         parts: dict[StreamKey, list[np.ndarray]] = {}
         for document, own in zip(documents, ids, strict=True):
             result.tally.count(document.component, document.split, Counts(1, document.bytes, len(own)))
-            component = document.component if self._by_component else None
+            component = document.component if self._task.by_component else None
             parts.setdefault((component, document.split), []).append(own)
         result.tokens = {stream: np.concatenate(arrays) for stream, arrays in parts.items()}
 
@@ -220,7 +227,7 @@ class BlockEncoder:
             line = data[begin:end]
             number = block.start.number + index + 1
             if index in block.overlong:
-                limit = f"more than {self._longest_line:,} bytes"
+                limit = f"more than {self._task.longest_line:,} bytes"
                 yield BadDocument(number, "line too long", limit)
             elif line and not line.isspace():
                 yield self._line(number, line)
@@ -243,14 +250,14 @@ class BlockEncoder:
             return BadDocument(number, "not an object", f"a JSON {type(value).__name__}")
         meta = value.get("meta")
         component = meta.get("pile_set_name") if isinstance(meta, dict) else None
-        return self._row(number, Row(value.get(self._text_field), component))
+        return self._row(number, Row(value.get(self._task.text_field), component))
 
     def _row(self, number: int, row: Row) -> _Document | BadDocument:
         text = row.text
         if isinstance(text, Lost):
             return BadDocument(number, "damaged row", text.detail)
         if text is None:
-            return BadDocument(number, "without text", f"no {self._text_field!r}")
+            return BadDocument(number, "without text", f"no {self._task.text_field!r}")
         try:
             if isinstance(text, bytes):
                 utf8, text = text, text.decode()
@@ -262,7 +269,7 @@ class BlockEncoder:
             return BadDocument(number, "broken UTF-8", f"byte {error.start + 1} of the text: {error.reason}")
         except UnicodeEncodeError as error:
             return BadDocument(number, "lone surrogate", f"character {error.start + 1} of the text")
-        split = VAL if held_out(utf8, self._val_fraction) else TRAIN
+        split = VAL if held_out(utf8, self._task.val_fraction) else TRAIN
         return _Document(number, text, len(utf8), _label(row.component), split)
 
 

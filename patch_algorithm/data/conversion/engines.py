@@ -9,7 +9,6 @@ import signal
 import socket
 import tempfile
 import threading
-from abc import ABC, abstractmethod
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
 from patch_algorithm.common.files import write_whole
 from patch_algorithm.data.conversion.documents import BadDocument
@@ -25,21 +25,23 @@ from patch_algorithm.data.conversion.records import ConversionError, UnitRecord
 from patch_algorithm.data.conversion.units import Task, Unit, UnitMaker
 from patch_algorithm.data.conversion.workdir import WorkDir
 
-__all__ = ["Engine", "InProcess", "LocalPool", "RayCluster", "WorkerDied"]
+__all__ = ["Engine", "LocalPool", "RayCluster", "WorkerDied"]
 
 # Units beyond one for each worker: a worker that is done finds the next one waiting.
 _AHEAD = 1
 _LONGEST_WAIT = 10.0  # seconds
-
-Made = UnitRecord | BadDocument
 
 
 class WorkerDied(RuntimeError):
     """A unit that no worker came to the end of."""
 
 
-class Engine(ABC):
-    """Makes units.
+class Engine:
+    """Makes units in this process, at once; ``tokenizers`` uses its own threads.
+
+    Args:
+        task: What is done with every unit.
+        workdir: Where units are kept.
 
     Attributes:
         slots: How many units may be under way, which bounds the memory that their text takes.
@@ -47,22 +49,27 @@ class Engine(ABC):
     """
 
     slots: int = 1
-    deaths: tuple[type[Exception], ...] = ()
+    deaths: tuple[type[Exception], ...] = (MemoryError,)
 
-    @abstractmethod
+    def __init__(self, task: Task, workdir: WorkDir) -> None:
+        self._maker = UnitMaker(task, workdir)
+
     def submit(self, unit: Unit) -> Future[Any]:
         """Starts work on a unit."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(self._maker.make(unit))
+        except (MemoryError, OSError, ConversionError) as error:
+            future.set_exception(error)
+        return future
 
-    def result(self, future: Future[Any]) -> Made:
-        """Waits for a unit that is final then, or its first bad document.
+    def result(self, future: Future[Any]) -> Any:
+        """Waits for a unit, which is final then, and returns its record, or its first bad document.
 
         Raises:
             WorkerDied: If a worker died over it.
             ConversionError: As :meth:`patch_algorithm.data.conversion.units.UnitMaker.make`.
         """
-        return self._outcome(future)
-
-    def _outcome(self, future: Future[Any]) -> Any:
         try:
             return future.result()
         except self.deaths as error:
@@ -73,7 +80,7 @@ class Engine(ABC):
             first = str(reason).strip().partition("\n")[0]
             raise WorkerDied(f"{type(reason).__name__}: {first}") from error
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         """Starts nothing: workers are started when they are needed."""
         return self
 
@@ -82,29 +89,6 @@ class Engine(ABC):
     ) -> None:
         """Ends the workers, if there are any."""
         del kind, error, trace
-
-
-class InProcess(Engine):
-    """Works in this process, at once; ``tokenizers`` uses its own threads.
-
-    Args:
-        task: What is done with every unit.
-        workdir: Where units are kept.
-    """
-
-    deaths = (MemoryError,)
-
-    def __init__(self, task: Task, workdir: WorkDir) -> None:
-        self._maker = UnitMaker(task, workdir)
-
-    def submit(self, unit: Unit) -> Future[Any]:
-        """Works on a unit."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(self._maker.make(unit))
-        except (MemoryError, OSError, ConversionError) as error:
-            future.set_exception(error)
-        return future
 
 
 class LocalPool(Engine):
@@ -208,17 +192,16 @@ class RayCluster(Engine):
         except self.deaths as error:
             return _failed(error)
 
-    def result(self, future: Future[Any]) -> Made:
-        """Waits for a unit, and keeps what came back of it."""
-        name, made, files = self._outcome(future)
+    def result(self, future: Future[Any]) -> Any:
+        """As :meth:`Engine.result`; what came back of the unit is kept here."""
+        name, made, tail, files = super().result(future)
         if isinstance(made, UnitRecord):
             self._workdir.clear(name)
-            tail = files.pop(_TAIL)
-            for path, content in files.items():
-                target = self._workdir.data / path
+            for file, content in files.items():
+                target = self._workdir.data / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(target, content)
-            self._workdir.commit(name, made, [np.frombuffer(tail, np.uint8)])
+            self._workdir.commit(name, made, [tail])
         return made
 
     def __exit__(
@@ -227,9 +210,6 @@ class RayCluster(Engine):
         """Leaves the cluster, if it was joined here."""
         if self._ours:
             self._ray.shutdown()
-
-
-_TAIL = "tail"
 
 
 def _failed(error: Exception) -> Future[Any]:
@@ -245,8 +225,7 @@ def _knock(address: str) -> None:
         socket.create_connection((named[1], int(named[2])), _LONGEST_WAIT).close()
 
 
-# A worker's own.
-_makers: list[UnitMaker] = []
+_makers: list[UnitMaker] = []  # a worker's own
 
 
 def _set_up_worker(
@@ -270,20 +249,19 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _make(unit: Unit) -> Made:
+def _make(unit: Unit) -> UnitRecord | BadDocument:
     return _makers[0].make(unit)
 
 
-def _make_on_ray(task: Task, unit: Unit) -> tuple[str, Made, dict[str, bytes]]:
+def _make_on_ray(
+    task: Task, unit: Unit
+) -> tuple[str, UnitRecord | BadDocument, np.ndarray | None, dict[str, bytes]]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as folder:
         workdir = WorkDir(Path(folder), task.encoding.dtype)
         made = UnitMaker(task, workdir).make(unit)
         if isinstance(made, BadDocument):
-            return unit.name, made, {}
-        files = {
-            path.relative_to(workdir.data).as_posix(): path.read_bytes()
-            for path in workdir.data.rglob("*")
-            if path.is_file()
-        }
-        return unit.name, made, {**files, _TAIL: workdir.tail_path(unit.name).read_bytes()}
+            return unit.name, made, None, {}
+        kept = [] if made.uploaded else [file for part in made.parts for file, _ in part.files()]
+        files = {file: (workdir.data / file).read_bytes() for file in kept}
+        return unit.name, made, workdir.tail(unit.name), files

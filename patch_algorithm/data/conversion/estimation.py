@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from patch_algorithm.data.conversion.documents import Tally
+from patch_algorithm.data.conversion.documents import BlockEncoder, Tally
 from patch_algorithm.data.conversion.options import Conversion
 from patch_algorithm.data.conversion.output import check_out
 from patch_algorithm.data.conversion.records import ConversionError
@@ -29,7 +29,7 @@ def estimate(options: Conversion) -> Estimate:
     sources = options.find_sources()
     tokenizer = load_tokenizer(options.tokenizer)
     task = options.task(tokenizer)
-    encoder = task.encoder()
+    encoder = BlockEncoder(task)
     step = -(-len(sources) // _SAMPLED_SOURCES)
     tally, sampled = Tally(), 0
     started = time.monotonic()

@@ -6,17 +6,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from patch_algorithm.common.files import write_atomically
-from patch_algorithm.data.conversion.documents import EXAMPLES, BadDocument, StreamKey, Tally
-from patch_algorithm.data.conversion.records import ConversionError
-from patch_algorithm.data.conversion.units import Task, source_key, unit_name
+from patch_algorithm.data.conversion.documents import EXAMPLES, BadDocument, StreamKey, Tally, Task
+from patch_algorithm.data.conversion.records import ConversionError, StreamPart
 from patch_algorithm.data.conversion.upload import Uploader
 from patch_algorithm.data.conversion.workdir import WorkDir
 from patch_algorithm.data.conversion.writing import TOKENIZER, stream_path, write_shards
@@ -30,57 +26,48 @@ _TAILS = "tails"
 
 
 @dataclass
-class _Stream:
-    # Shards in the order of the units, with their folders; the tails of units: name, start, tokens.
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    tails: list[tuple[str, int, int]] = field(default_factory=list)
-
-    @property
-    def tail_tokens(self) -> int:
-        return sum(tokens for _, _, tokens in self.tails)
-
-
-@dataclass
 class Totals:
     """What all units hold.
 
     Attributes:
         tally: What was read.
         examples: The first bad documents with their sources.
-        streams: The shards and tails of each stream.
+        parts: What each unit holds of each stream, with the unit's name and where its tail there starts.
     """
 
     tally: Tally = field(default_factory=Tally)
     examples: list[tuple[str, BadDocument]] = field(default_factory=list)
-    streams: dict[StreamKey, _Stream] = field(default_factory=dict)
+    parts: dict[StreamKey, list[tuple[str, StreamPart, int]]] = field(default_factory=dict)
 
 
-def total_up(workdir: WorkDir, sources: Sequence[Source]) -> Totals:
+def total_up(
+    workdir: WorkDir, sources: Sequence[Source], units: Sequence[tuple[Sequence[str], str | None]]
+) -> Totals:
     """Adds up the units of all sources, which are finished.
 
+    Args:
+        workdir: Where they are.
+        sources: The sources.
+        units: Of each source the names of its units, and why it could not be read to its end.
+
     Raises:
-        ConversionError: If one is not, because something else has removed files.
+        ConversionError: If a unit is not there, because something else has removed files.
     """
     totals, records = Totals(), workdir.records()
-    for source in sources:
-        key = source_key(source)
-        end = workdir.end(key)
-        names = [unit_name(key, number) for number in range(end.units if end else 0)]
-        if end is None or not set(names) <= records.keys():
-            raise ConversionError(
-                f"units of {source.name} have vanished from {workdir.root}; repeat the command."
-            )
+    for source, (names, reason) in zip(sources, units, strict=True):
         for name in names:
-            record, start = records[name], 0
+            if (record := records.get(name)) is None:
+                raise ConversionError(
+                    f"units of {source.name} have vanished from {workdir.root}; repeat the command."
+                )
             totals.tally.add(record.tally)
             totals.examples += [(source.name, bad) for bad in record.tally.examples]
+            start = 0
             for part in record.parts:
-                stream = totals.streams.setdefault(part.stream, _Stream())
-                stream.shards += _in_folder(part.shards, name)
-                stream.tails.append((name, start, part.tail))
+                totals.parts.setdefault((part.component, part.split), []).append((name, part, start))
                 start += part.tail
-        if end.reason is not None:
-            totals.tally.skip(end.reason)
+        if reason is not None:
+            totals.tally.skip(reason)
     totals.examples = totals.examples[:EXAMPLES]
     return totals
 
@@ -104,61 +91,43 @@ def write_streams(
         The streams of the dataset.
     """
     _remove_others(totals, workdir, uploader is not None)
-
-    def write(stream: StreamKey) -> StreamInfo:
-        return _write_stream(stream, totals.streams[stream], workdir, task, uploader)
-
-    streams = sorted(totals.streams, key=lambda stream: (stream[0] or "", stream[1]))
+    streams = sorted(totals.parts, key=lambda stream: (stream[0] or "", stream[1]))
     # Reading, hashing, compressing and writing all let other threads work.
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(write, streams))
+        return list(
+            pool.map(lambda stream: _write_stream(totals.parts[stream], workdir, task, uploader), streams)
+        )
 
 
 def _write_stream(
-    key: StreamKey, stream: _Stream, workdir: WorkDir, task: Task, uploader: Uploader | None
+    parts: Sequence[tuple[str, StreamPart, int]], workdir: WorkDir, task: Task, uploader: Uploader | None
 ) -> StreamInfo:
-    component, split = key
-    form = task.formats[split]
-    path = stream_path(component, split)
-    pieces: Iterator[np.ndarray] = (workdir.tail(*tail) for tail in stream.tails)
-    last = write_shards(pieces, stream.tail_tokens, workdir.data / path / _TAILS, form)
-    if uploader is not None:
-        for shard in last:
-            uploader.upload(f"{path}/{_TAILS}/{(shard['zip_data'] or shard['raw_data'])['basename']}")
-    shards = [*stream.shards, *_in_folder(last, _TAILS)]
+    _, (component, split, _, _), _ = parts[0]
+    form, path = task.formats[split], stream_path(component, split)
+    tails = (workdir.tail(unit, start, part.tail) for unit, part, start in parts)
+    tokens = sum(part.tail for _, part, _ in parts)
+    last = write_shards(tails, tokens, workdir.data / path, _TAILS, form)
+    shards = [*(shard for _, part, _ in parts for shard in part.shards), *last]
     # A stream without a whole row has no folder: streaming cannot read an index without shards.
     if shards:
-        index = workdir.data / path / INDEX
-        index.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(index, json.dumps({"version": 2, "shards": shards}, sort_keys=True))
+        (workdir.data / path).mkdir(parents=True, exist_ok=True)
+        index = json.dumps({"version": 2, "shards": shards}, sort_keys=True)
+        write_atomically(workdir.data / path / INDEX, index)
         if uploader is not None:
+            for file, _ in StreamPart(component, split, last, 0).files():
+                uploader.upload(file)
             uploader.upload(f"{path}/{INDEX}")
     rows = sum(shard["samples"] for shard in shards)
-    left_out = stream.tail_tokens - sum(shard["samples"] for shard in last) * form.row_tokens
+    left_out = tokens - sum(shard["samples"] for shard in last) * form.row_tokens
     return StreamInfo(
         path, component, split, form.row_tokens, rows, len(shards), rows * form.row_tokens, left_out
     )
 
 
-def _in_folder(shards: Sequence[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
-    moved = []
-    for shard in shards:
-        files = {
-            kind: {**shard[kind], "basename": f"{folder}/{shard[kind]['basename']}"}
-            for kind in ("raw_data", "zip_data")
-            if shard[kind]
-        }
-        moved.append({**shard, **files})
-    return moved
-
-
 def _remove_others(totals: Totals, workdir: WorkDir, uploaded: bool) -> None:
     """Removes what is no shard of a finished unit: of units that are gone, or of a call that was killed."""
-    kept = set()
-    for (component, split), stream in totals.streams.items():
-        for shard in () if uploaded else stream.shards:
-            file = shard["zip_data"] or shard["raw_data"]
-            kept.add(workdir.data / stream_path(component, split) / file["basename"])
+    parts = [part for parts in totals.parts.values() for _, part, _ in parts]
+    kept = {workdir.data / file for part in parts for file, _ in part.files() if not uploaded}
     for path in sorted(workdir.data.rglob("*"), reverse=True):
         if path.is_dir():
             if not any(path.iterdir()):

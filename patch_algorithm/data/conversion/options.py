@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from patch_algorithm.common.machine import usable_cores
-from patch_algorithm.data.conversion.documents import TRAIN, VAL
-from patch_algorithm.data.conversion.units import Task
+from patch_algorithm.data.conversion.documents import TRAIN, VAL, Task
 from patch_algorithm.data.conversion.workdir import PLAN_FORMAT
 from patch_algorithm.data.conversion.writing import RowFormat
 from patch_algorithm.data.dataset.remote import is_url

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from patch_algorithm.data.conversion.documents import BadDocument, Counts, StreamKey, Tally
+from patch_algorithm.data.conversion.documents import BadDocument, Counts, Tally
+from patch_algorithm.data.conversion.writing import stream_path
 from patch_algorithm.data.readers.blocks import Position
 
-__all__ = ["ConversionError", "SourceEnd", "StreamPart", "UnitRecord"]
+__all__ = ["ConversionError", "StreamPart", "UnitRecord"]
 
 
 class ConversionError(ValueError):
@@ -22,7 +23,7 @@ class StreamPart(NamedTuple):
     Attributes:
         component: ``None`` where all components share a stream.
         split: ``train`` or ``val``.
-        shards: Its shards as an ``index.json`` lists them, with their sizes and hashes.
+        shards: Its shards as the stream's ``index.json`` lists them, with their sizes and hashes.
         tail: How many tokens come after the rows of those, in the unit's tail.
     """
 
@@ -31,10 +32,11 @@ class StreamPart(NamedTuple):
     shards: list[dict[str, Any]]
     tail: int
 
-    @property
-    def stream(self) -> StreamKey:
-        """The stream."""
-        return self.component, self.split
+    def files(self) -> list[tuple[str, int]]:
+        """The shards' files within the dataset, and their sizes."""
+        path = stream_path(self.component, self.split)
+        files = [shard["zip_data"] or shard["raw_data"] for shard in self.shards]
+        return [(f"{path}/{file['basename']}", file["bytes"]) for file in files]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class UnitRecord:
     Attributes:
         start: Where it begins in its source.
         end: Where it ends.
+        last: Whether its source is known to end with it.
         stamp: The source's stamp when it was read.
         digest: Hash of its text, in hexadecimal digits.
         read_bytes: Bytes of the file that were read for it.
@@ -54,6 +57,7 @@ class UnitRecord:
 
     start: Position
     end: Position
+    last: bool
     stamp: dict[str, Any]
     digest: str
     read_bytes: int
@@ -83,17 +87,3 @@ class UnitRecord:
             "tally": tally,
         }
         return cls(**made)
-
-
-class SourceEnd(NamedTuple):
-    """The end of a source.
-
-    Attributes:
-        units: How many units it has.
-        stamp: The source's stamp when it was read.
-        reason: Why it could not be read further, in a few words, if that was not its proper end.
-    """
-
-    units: int
-    stamp: dict[str, Any]
-    reason: str | None = None

@@ -3,61 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patch_algorithm.data.conversion.documents import BadDocument, BlockEncoder, StreamKey, Tally
+from patch_algorithm.data.conversion.documents import BadDocument, BlockEncoder, StreamKey, Tally, Task
 from patch_algorithm.data.conversion.records import ConversionError, StreamPart, UnitRecord
 from patch_algorithm.data.conversion.upload import Uploader
 from patch_algorithm.data.conversion.workdir import WorkDir
-from patch_algorithm.data.conversion.writing import RowFormat, write_shards
+from patch_algorithm.data.conversion.writing import stream_path, write_shards
 from patch_algorithm.data.readers.blocks import Block, Position
 from patch_algorithm.data.readers.source import Source
-from patch_algorithm.data.tokens.encoding import EncodingSpec
 
-__all__ = ["Task", "Unit", "UnitMaker", "source_key", "unit_name"]
+__all__ = ["Unit", "UnitMaker", "source_key", "unit_name"]
 
 _SMALLEST_SHARD = 16
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is done with every unit; it can be pickled.
-
-    Attributes:
-        encoding: The tokenizer.
-        text_field: The field of a line that holds the text.
-        val_fraction: The share of documents, by hash, that is held out for evaluation.
-        by_component: Whether each component gets a stream of its own.
-        stop: Whether a bad document ends the work, rather than being left out and counted.
-        longest_line: What is said of lines that were too long, in bytes.
-        formats: How rows are written, by split.
-        url: Where shards are uploaded; ``None`` keeps them.
-    """
-
-    encoding: EncodingSpec
-    text_field: str
-    val_fraction: float
-    by_component: bool
-    stop: bool
-    longest_line: int
-    formats: Mapping[str, RowFormat]
-    url: str | None = None
-
-    def encoder(self) -> BlockEncoder:
-        """Makes an encoder of blocks."""
-        return BlockEncoder(
-            self.encoding,
-            self.text_field,
-            self.val_fraction,
-            self.by_component,
-            self.stop,
-            self.longest_line,
-        )
 
 
 @dataclass
@@ -69,12 +31,14 @@ class Unit:
         stamp: The source's stamp when it was read.
         start: Where it begins in its source.
         blocks: Its documents.
+        last: Whether its source is known to end with it.
     """
 
     name: str
     stamp: dict[str, Any]
     start: Position
     blocks: list[Block] = field(default_factory=list)
+    last: bool = False
 
     @property
     def size(self) -> int:
@@ -124,7 +88,7 @@ class UnitMaker:
         self._task = task
         self._workdir = workdir
         self._stopped = stopped
-        self._encoder = task.encoder()
+        self._encoder = BlockEncoder(task)
 
     def make(self, unit: Unit) -> UnitRecord | BadDocument:
         """Encodes a unit, writes its shards, uploads them where that is asked for, and makes it final.
@@ -151,35 +115,31 @@ class UnitMaker:
             part, tail = self._write(unit.name, stream, np.concatenate(tokens.pop(stream)))
             parts.append(part)
             tails.append(tail)
-        uploaded = self._task.url is not None
-        record = UnitRecord(
-            unit.start, unit.end, unit.stamp, unit.digest(), unit.read_bytes, uploaded, parts, tally
-        )
+        files = [file for part in parts for file in part.files()]
         if self._task.url is not None:
-            self._upload(unit.name, record, self._task.url)
+            uploader = Uploader(self._workdir.data, self._task.url)
+            for file, _ in files:
+                uploader.upload(file)
+        record = UnitRecord(
+            unit.start,
+            unit.end,
+            unit.last,
+            unit.stamp,
+            unit.digest(),
+            unit.read_bytes,
+            self._task.url is not None,
+            parts,
+            tally,
+        )
         self._workdir.commit(unit.name, record, tails)
-        if uploaded:
-            for path in self._files(unit.name, record):
-                (self._workdir.data / path).unlink()
+        for file, _ in files if record.uploaded else ():
+            (self._workdir.data / file).unlink()
         return record
 
     def _write(self, name: str, stream: StreamKey, ids: np.ndarray) -> tuple[StreamPart, np.ndarray]:
         component, split = stream
         form = self._task.formats[split]
-        folder = self._workdir.shards_folder(component, split, name)
-        shards = write_shards([ids], len(ids), folder, form, form.shard_bytes // _SMALLEST_SHARD)
+        folder = self._workdir.data / stream_path(component, split)
+        shards = write_shards([ids], len(ids), folder, name, form, form.shard_bytes // _SMALLEST_SHARD)
         tail = ids[sum(shard["samples"] for shard in shards) * form.row_tokens :]
         return StreamPart(component, split, shards, len(tail)), tail
-
-    def _upload(self, name: str, record: UnitRecord, url: str) -> None:
-        uploader = Uploader(self._workdir.data, url)
-        for path in self._files(name, record):
-            uploader.upload(path.as_posix())
-
-    def _files(self, name: str, record: UnitRecord) -> list[Path]:
-        return [
-            self._workdir.shards_folder(*part.stream, name).relative_to(self._workdir.data)
-            / (shard["zip_data"] or shard["raw_data"])["basename"]
-            for part in record.parts
-            for shard in part.shards
-        ]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from patch_algorithm.data.conversion.documents import BadDocument
+from patch_algorithm.common.progress_bar import progress_bar
+from patch_algorithm.data.conversion.documents import BadDocument, Counts
 from patch_algorithm.data.conversion.engines import Engine, WorkerDied
-from patch_algorithm.data.conversion.progress import UnitsBar
-from patch_algorithm.data.conversion.records import ConversionError, SourceEnd, UnitRecord
+from patch_algorithm.data.conversion.records import ConversionError, UnitRecord
 from patch_algorithm.data.conversion.units import Unit, source_key, unit_name
 from patch_algorithm.data.conversion.workdir import WorkDir
 from patch_algorithm.data.readers.blocks import Block, Position, SourceDamage
-from patch_algorithm.data.readers.source import Reading, Source
+from patch_algorithm.data.readers.source import Reading, Source, total_size
 
 __all__ = ["Work"]
 
@@ -49,7 +50,11 @@ class Work:
         unit_bytes: Text of a unit, in bytes.
         stop: Whether the first bad document ends the work, rather than being left out and counted.
         start_engine: Starts the engine; called when there is work for it.
-        bar: Is told of everything that is done.
+        shown: Whether a progress bar is shown.
+
+    Attributes:
+        units: The units of each source in order, and why it could not be read to its end, if it could not.
+        encoded: What was encoded, which is less than there is where earlier work is continued.
     """
 
     def __init__(
@@ -60,15 +65,18 @@ class Work:
         unit_bytes: int,
         stop: bool,
         start_engine: Callable[[], Engine],
-        bar: UnitsBar,
+        shown: bool,
     ) -> None:
+        self.units: list[tuple[list[str], str | None]] = []
+        self.encoded = Counts()
         self._sources = sources
         self._workdir = workdir
         self._reading = reading
         self._unit_bytes = unit_bytes
         self._stop = stop
         self._start_engine = start_engine
-        self._bar = bar
+        self._bar = progress_bar("converting", total_size(sources), "B", shown)
+        self._started = time.monotonic()
         self._records = workdir.records()
         self._under_way: dict[Future[Any], _UnderWay] = {}
         self._failures: list[tuple[_UnderWay, BadDocument]] = []
@@ -84,6 +92,7 @@ class Work:
         """
         damage = None
         with ExitStack() as stack:
+            stack.enter_context(self._bar)
             engine: Engine | None = None
             try:
                 for order, unit in self._unfinished():
@@ -110,54 +119,42 @@ class Work:
 
     def _source_units(self, index: int, source: Source) -> Iterator[tuple[tuple[int, int], Unit]]:
         key, stamp = source_key(source), self._stamp(source)
-        if self._has_ended(key, stamp):
-            return
-        place, number = Position(), 0
+        place, number, last = Position(), 0, False
         damage: SourceDamage | None = None
-        while True:
-            while (record := self._record(key, number)) and record.stamp == stamp and record.start == place:
-                self._bar.found(record.read_bytes)
-                place, number = record.end, number + 1
+        while not last and damage is None:
+            while (record := self._known(key, number, stamp, place)) and not last:
+                self._found(record.read_bytes)
+                place, number, last = record.end, number + 1, record.last
             units = self._cut(source, key, stamp, place, number)
             try:
-                for unit in units:
-                    if not self._is_kept(unit, self._record(key, number)):
-                        yield (index, number), unit
-                    place, number = unit.end, number + 1
-                    following = self._record(key, number)
-                    if following and following.stamp == stamp and following.start == place:
-                        units.close()
+                while not last and not self._known(key, number, stamp, place):
+                    if (unit := next(units, None)) is None:
+                        last = True
                         break
-                else:
-                    break
+                    if not self._is_kept(unit):
+                        yield (index, number), unit
+                    place, number, last = unit.end, number + 1, unit.last
             except SourceDamage as error:
                 damage = error
-                break
-        self._end_source(source, key, stamp, number, damage)
+            units.close()
+        self._end_source(source, stamp, [unit_name(key, unit) for unit in range(number)], damage)
 
-    def _record(self, key: str, number: int) -> UnitRecord | None:
-        record = self._records.get(unit_name(key, number))
+    def _record(self, name: str) -> UnitRecord | None:
+        record = self._records.get(name)
         # What was skipped over before has to stop the work now.
         return None if record is None or (self._stop and record.tally.skipped) else record
 
-    def _has_ended(self, key: str, stamp: dict[str, Any]) -> bool:
-        end = self._workdir.end(key)
-        if end is None or end.stamp != stamp or (self._stop and end.reason):
-            return False
-        records = [self._record(key, number) for number in range(end.units)]
-        if any(record is None or record.stamp != stamp for record in records):
-            return False
-        for record in records:
-            self._bar.found(record.read_bytes if record else 0)
-        return True
+    def _known(self, key: str, number: int, stamp: dict[str, Any], place: Position) -> UnitRecord | None:
+        record = self._record(unit_name(key, number))
+        return record if record and (record.stamp, record.start) == (stamp, place) else None
 
     def _cut(
         self, source: Source, key: str, stamp: dict[str, Any], place: Position, number: int
     ) -> Generator[Unit, None, None]:
         unit, size = Unit(unit_name(key, number), stamp, place), 0
-        damage: SourceDamage | None = None
-        blocks: Iterator[Block] = source.blocks(place, self._reading)
-        while True:
+        blocks, damage = source.blocks(place, self._reading), None
+        block: Block | None = None
+        while damage is None:
             try:
                 with self._read_errors_told(source):
                     block = next(blocks, None)
@@ -167,26 +164,28 @@ class Work:
                 unit.blocks.append(block)
                 size += block.size
             if unit.blocks and (block is None or size >= self._unit_bytes):
+                unit.last = block is None and damage is None
                 yield unit
                 number += 1
                 unit, size = Unit(unit_name(key, number), stamp, unit.end), 0
-            if block is None:
-                break
-        if damage is not None:
-            raise damage
+            if block is None and damage is None:
+                return
+        raise damage
 
-    def _is_kept(self, unit: Unit, record: UnitRecord | None) -> bool:
+    def _is_kept(self, unit: Unit) -> bool:
         # The source's stamp has changed since, perhaps its content elsewhere.
+        record = self._record(unit.name)
         if record is None or (record.start, record.end) != (unit.start, unit.end):
             return False
         if record.digest != unit.digest():
             return False
-        self._workdir.commit_record(unit.name, replace(record, stamp=unit.stamp, read_bytes=unit.read_bytes))
-        self._bar.found(unit.read_bytes)
+        kept = replace(record, stamp=unit.stamp, read_bytes=unit.read_bytes, last=unit.last)
+        self._workdir.commit_record(unit.name, kept)
+        self._found(unit.read_bytes)
         return True
 
     def _end_source(
-        self, source: Source, key: str, stamp: dict[str, Any], units: int, damage: SourceDamage | None
+        self, source: Source, stamp: dict[str, Any], units: list[str], damage: SourceDamage | None
     ) -> None:
         if self._stamp(source) != stamp:
             raise _SourceStopped(self._changed(source))
@@ -197,7 +196,13 @@ class Work:
             if self._stop:
                 raise _SourceStopped(self._kept(told))
             self._warn(told)
-        self._workdir.commit_end(key, SourceEnd(units, stamp, damage.reason if damage else None))
+        self.units.append((units, damage.reason if damage else None))
+
+    def _found(self, read_bytes: int) -> None:
+        # What an earlier run has done says nothing about the speed of this one.
+        if not self._bar.disable:
+            self._bar.initial += read_bytes
+        self._bar.update(read_bytes)
 
     def _collect(self, engine: Engine) -> None:
         done, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
@@ -213,9 +218,19 @@ class Work:
             if isinstance(made, BadDocument):
                 self._failures.append((under_way, made))
                 continue
-            self._bar.add(under_way.read_bytes, made.tally.total)
+            self._count(under_way.read_bytes, made.tally.total)
             for bad in made.tally.examples:
                 self._warn(self._named(under_way.order[0], bad))
+
+    def _count(self, read_bytes: int, counts: Counts) -> None:
+        self.encoded = self.encoded.plus(counts)
+        seconds = max(1e-6, time.monotonic() - self._started)
+        self._bar.set_postfix_str(
+            f"{self.encoded.bytes / seconds / 1e6:.1f} MB text/s, "
+            f"{self.encoded.tokens / seconds / 1e6:.2f} M tokens/s, {self.encoded.documents:,} documents",
+            refresh=False,
+        )
+        self._bar.update(read_bytes)
 
     @contextmanager
     def _read_errors_told(self, source: Source) -> Iterator[None]:

@@ -8,7 +8,6 @@
     data/train/UNIT/            a unit's shards of the stream `train`; removed once they are uploaded
     units/UNIT.tail             the tokens that fill no shard of it, stream by stream
     units/UNIT.json             its record; the unit is finished when this is there
-    units/SOURCE.end            how many units a source has; written at its end
     publishing                  the plan once more; the dataset is finished, and only its place is wanting
 """
 
@@ -26,8 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from patch_algorithm.common.files import write_whole
-from patch_algorithm.data.conversion.records import ConversionError, SourceEnd, UnitRecord
-from patch_algorithm.data.conversion.writing import stream_path
+from patch_algorithm.data.conversion.records import ConversionError, UnitRecord
 
 __all__ = ["PLAN_FORMAT", "WorkDir", "no_room_told"]
 
@@ -150,51 +148,34 @@ class WorkDir:
 
     def _is_whole(self, unit: str, record: UnitRecord) -> bool:
         # After a loss of power a file can be shorter than what was written to it.
-        sizes = {self.tail_path(unit): sum(part.tail for part in record.parts) * self._dtype.itemsize}
+        sizes = {self._tail(unit): sum(part.tail for part in record.parts) * self._dtype.itemsize}
         for part in () if record.uploaded else record.parts:
-            for shard in part.shards:
-                file = shard["zip_data"] or shard["raw_data"]
-                sizes[self.shards_folder(*part.stream, unit) / file["basename"]] = file["bytes"]
+            sizes |= {self.data / file: size for file, size in part.files()}
         return all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
 
     def clear(self, unit: str) -> None:
         """Removes what is there of a unit that is done again, its record first."""
         (self._units / f"{unit}.json").unlink(missing_ok=True)
-        self.tail_path(unit).unlink(missing_ok=True)
+        self._tail(unit).unlink(missing_ok=True)
         for folder in (*self.data.glob(f"*/{unit}"), *self.data.glob(f"*/*/{unit}")):
             shutil.rmtree(folder)
 
     def commit(self, unit: str, record: UnitRecord, tails: Sequence[np.ndarray]) -> None:
         """Makes a unit final, whose shards are in their places."""
         self._units.mkdir(parents=True, exist_ok=True)
-        write_whole(self.tail_path(unit), *(np.ascontiguousarray(tail).data for tail in tails))
+        write_whole(self._tail(unit), *(np.ascontiguousarray(tail).data for tail in tails))
         self.commit_record(unit, record)
 
     def commit_record(self, unit: str, record: UnitRecord) -> None:
         """Keeps the record of a unit whose tail is there."""
         write_whole(self._units / f"{unit}.json", _dump_json(record.to_json()))
 
-    def end(self, source: str) -> SourceEnd | None:
-        """The end of a source, if it has been reached."""
-        value = _read_json(self._units / f"{source}.end")
-        return SourceEnd(*value) if value is not None else None
+    def tail(self, unit: str, start: int = 0, tokens: int = -1) -> np.ndarray:
+        """Tokens ``[start, start + tokens)`` of a unit's tail; by default all."""
+        return np.fromfile(self._tail(unit), self._dtype, tokens, offset=start * self._dtype.itemsize)
 
-    def commit_end(self, source: str, end: SourceEnd) -> None:
-        """Keeps the end of a source."""
-        self._units.mkdir(parents=True, exist_ok=True)
-        write_whole(self._units / f"{source}.end", _dump_json(end))
-
-    def shards_folder(self, component: str | None, split: str, unit: str) -> Path:
-        """The folder of a unit's shards of a stream."""
-        return self.data / stream_path(component, split) / unit
-
-    def tail_path(self, unit: str) -> Path:
-        """The file with the tokens of a unit that fill no shard."""
+    def _tail(self, unit: str) -> Path:
         return self._units / f"{unit}.tail"
-
-    def tail(self, unit: str, start: int, tokens: int) -> np.ndarray:
-        """Tokens ``[start, start + tokens)`` of a unit's tail."""
-        return np.fromfile(self.tail_path(unit), self._dtype, tokens, offset=start * self._dtype.itemsize)
 
     def is_publishing(self) -> bool:
         """Whether the dataset is finished, and perhaps at its place already."""

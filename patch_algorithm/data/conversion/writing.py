@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from patch_algorithm.data.conversion.documents import UNLABELLED
-
-__all__ = ["TOKENIZER", "RowFormat", "component_folder", "stream_path", "write_shards"]
+__all__ = ["TOKENIZER", "UNLABELLED", "RowFormat", "component_folder", "stream_path", "write_shards"]
 
 TOKENIZER = "tokenizer"
 """The folder of the tokenizer within a dataset, which no component may take."""
+
+UNLABELLED = "unlabelled"
+"""The component of documents that name none."""
 
 _PILE = frozenset(
     "Pile-CC|PubMed Central|Books3|OpenWebText2|ArXiv|Github|FreeLaw|StackExchange|USPTO Backgrounds|"
@@ -63,20 +64,21 @@ class RowFormat:
 
 
 def write_shards(
-    pieces: Iterable[np.ndarray], tokens: int, folder: Path, form: RowFormat, smallest: int = 0
+    pieces: Iterable[np.ndarray], tokens: int, stream: Path, name: str, form: RowFormat, smallest: int = 0
 ) -> list[dict[str, Any]]:
     """Writes the rows of a run of tokens as shards, without those that would make a small shard.
 
     Args:
         pieces: The tokens in order, in arrays of any length.
         tokens: How many there are.
-        folder: Where the shards go; made if there is a row to write, and empty or not there yet.
+        stream: The stream's folder.
+        name: The folder within it for the shards; made if there is a row to write, and not there yet.
         form: How they are written.
         smallest: The last shard is left out, with its rows, if it would hold fewer bytes of rows. With 0,
             only tokens that do not fill a row are.
 
     Returns:
-        The shards as an ``index.json`` lists them. Their rows are the first of the run.
+        The shards as the stream's ``index.json`` lists them. Their rows are the first of the run.
     """
     rows = tokens // form.row_tokens
     if not rows or rows * form.row_bytes < smallest:
@@ -86,7 +88,7 @@ def write_shards(
 
     writer = MDSWriter(
         columns={"tokens": f"ndarray:{form.dtype}:{form.row_tokens}"},
-        out=str(folder.absolute()),
+        out=str((stream / name).absolute()),
         compression=form.compression,
         hashes=["sha1"],
         size_limit=form.shard_bytes,
@@ -102,9 +104,12 @@ def write_shards(
         writer.flush_shard()
     finally:
         writer.executor.shutdown()
-    for path in folder.iterdir():
+    for path in (stream / name).iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    for shard in writer.shards:
+        for file in filter(None, (shard["raw_data"], shard["zip_data"])):
+            file["basename"] = f"{name}/{file['basename']}"
     return writer.shards
 
 

@@ -16,7 +16,7 @@ import pytest
 from patch_algorithm.data.conversion import conversion, engines
 from patch_algorithm.data.conversion.conversion import ConversionError
 from patch_algorithm.data.conversion.documents import BadDocument
-from patch_algorithm.data.conversion.engines import Engine, InProcess, LocalPool, _failed
+from patch_algorithm.data.conversion.engines import Engine, LocalPool, _failed
 from patch_algorithm.data.conversion.units import Task, Unit
 from patch_algorithm.data.conversion.workdir import WorkDir
 from patch_algorithm.data.readers.blocks import Block, Position
@@ -33,7 +33,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert report.encoded.documents == 480
 
 
-class Hoarding(InProcess):
+class Hoarding(Engine):
     """Hands results out in reverse, as late as may be; and watches how many units are under way."""
 
     slots = 5
@@ -92,7 +92,7 @@ def test_no_more_units_are_under_way_than_workers_and_one(tokenizer: Path, tmp_p
     with LocalPool(task, WorkDir(tmp_path / "pool", "uint16"), 3) as pool:
         assert pool.slots == 4
         made = pool.result(pool.submit(unit))
-    assert made == InProcess(task, WorkDir(tmp_path / "here", "uint16")).submit(unit).result()
+    assert made == Engine(task, WorkDir(tmp_path / "here", "uint16")).submit(unit).result()
     assert files(tmp_path / "pool") == files(tmp_path / "here")
 
 
@@ -162,8 +162,8 @@ def test_an_engine_is_left_whatever_happens() -> None:
     class Left(Engine):
         left = False
 
-        def submit(self, unit: Unit) -> Future[Any]:
-            raise NotImplementedError
+        def __init__(self) -> None:
+            pass
 
         def __exit__(self, *args: object) -> None:
             self.left = True
@@ -183,7 +183,7 @@ class Killed(LocalPool):
         return super().submit(unit)
 
 
-class FullOfMemory(InProcess):
+class FullOfMemory(Engine):
     """A worker that has no memory left for one of its units, as Ray tells it."""
 
     deaths = (RuntimeError,)
