@@ -48,6 +48,14 @@ class SplitsBy(str, Enum):
     all_train = "all-train"
 
 
+class EncoderName(str, Enum):
+    """The library that makes the ids."""
+
+    auto = "auto"
+    tokenizers = "tokenizers"
+    fast = "fast"
+
+
 class EngineName(str, Enum):
     """Where the work is done."""
 
@@ -61,8 +69,8 @@ def convert(
         list[str],
         typer.Option(
             metavar="SRC",
-            help="Files (.jsonl, .ndjson or .json, also with .gz, .zst, .xz or .bz2, and .parquet), a folder or "
-            "a pattern of them, a Hugging Face dataset OWNER/NAME or hf://NAME_OR_FOLDER, or `builtin`. "
+            help="Files (.jsonl, .ndjson or .json, also with .gz, .zst, .xz or .bz2, and .parquet), a folder "
+            "or a pattern of them, a Hugging Face dataset OWNER/NAME or hf://NAME_OR_FOLDER, or `builtin`. "
             "val=SRC and test=SRC put all of it into that split. May be given several times.",
         ),
     ],
@@ -103,7 +111,7 @@ def convert(
     splits: Annotated[
         SplitsBy | None,
         typer.Option(
-            help="Put files that are named for validation or test into splits of their own, or train on them. "
+            help="Files that are named for validation or test: into splits of their own, or train on them. "
             "By default by-name if there are files named for training, else such names are refused."
         ),
     ] = None,
@@ -112,6 +120,13 @@ def convert(
     special_tokens: Annotated[
         SpecialTokens, typer.Option(help="What `<|endoftext|>` in a text is: text, or the token.")
     ] = SpecialTokens.text,
+    encoder: Annotated[
+        EncoderName,
+        typer.Option(
+            help="The library that makes the ids, which are the same: tokenizers, or `fast` (fastokens, "
+            "checked against it); auto is fast where it is installed and agrees."
+        ),
+    ] = EncoderName.auto,
     compression: Annotated[Compression | None, typer.Option(help="Compress the shards.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate from a sample; write nothing.")
@@ -146,7 +161,7 @@ def convert(
     asked: dict[str, Any] = dict(locals())
     asked["sources"] = (*asked.pop("source"), *(asked.pop("more") or ()))
     asked["hub_config"], asked["hub_split"] = asked.pop("hf_config"), asked.pop("hf_split")
-    for name in ("on_error", "special_tokens", "compression", "engine", "splits"):
+    for name in ("on_error", "special_tokens", "compression", "engine", "splits", "encoder"):
         asked[name] = asked[name].value if asked[name] is not None else None
     del asked["dry_run"], asked["report"]
     with _errors_told("convert"):

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from patch_algorithm.common.machine import usable_cores
 from patch_algorithm.data.conversion.documents import TRAIN, VAL, Task
-from patch_algorithm.data.conversion.packing import StreamPlan
+from patch_algorithm.data.conversion.workdir import PLAN_FORMAT
+from patch_algorithm.data.conversion.writing import RowFormat
 from patch_algorithm.data.dataset.remote import is_url
 from patch_algorithm.data.readers.find import find_sources
 from patch_algorithm.data.readers.labels import check_labels
@@ -20,7 +21,25 @@ from patch_algorithm.data.tokens.encoding import TokenizerSpec
 
 __all__ = ["Conversion"]
 
-_PLAN_FORMAT = 1
+# What decides the bytes, beside the sources and the tokenizer.
+_DECIDING = (
+    "row_tokens",
+    "val_row_tokens",
+    "val_fraction",
+    "split_by_component",
+    "text_field",
+    "component_field",
+    "eos",
+    "bos",
+    "special_tokens",
+    "compression",
+    "hub_config",
+    "hub_split",
+    "block_bytes",
+    "unit_bytes",
+    "longest_line",
+    "shard_bytes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +52,7 @@ class Conversion:
         tokenizer: A tokenizer's folder or name.
         out: The folder or URL of the dataset.
         row_tokens: Tokens in a row of the train split.
-        val_row_tokens: Tokens in a row of the val split.
+        val_row_tokens: Tokens in a row of the val and test splits.
         val_fraction: The share of documents that goes to the val split, by a hash of their text.
         split_by_component: Whether each component gets a stream of its own.
         text_field: The field or column of the text; a dot leads into an object.
@@ -42,6 +61,8 @@ class Conversion:
         splits: Whether files that are named for validation or test get splits of their own, ``by-name``, or
             are trained on, ``all-train``; ``None`` is ``by-name`` beside files named for training, and
             otherwise refuses them.
+        encoder: The library that makes the ids, the same ones either way; see
+            :func:`patch_algorithm.data.tokens.engine.choose_engine`.
         eos: Whether an EOS token ends each document.
         bos: Whether a BOS token begins each document.
         special_tokens: ``text`` encodes strings that look like special tokens as ordinary text.
@@ -77,6 +98,7 @@ class Conversion:
     text_field: str = "text"
     component_field: str | None = None
     splits: Splits | None = None
+    encoder: Literal["auto", "tokenizers", "fast"] = "auto"
     eos: bool = True
     bos: bool = False
     special_tokens: Literal["text", "allow"] = "text"
@@ -91,7 +113,7 @@ class Conversion:
     hub_split: str = "train"
     builtin_megabytes: float = 50.0
     block_bytes: int = 2 * 2**20
-    unit_bytes: int = 16 * 2**20
+    unit_bytes: int = 64 * 2**20
     longest_line: int = 200 * 10**6
     shard_bytes: int = 64 * 2**20
     progress: bool = field(default=True, compare=False)
@@ -118,6 +140,7 @@ class Conversion:
             "on_error": ("stop", "skip"),
             "engine": ("local", "ray"),
             "splits": (None, "by-name", "all-train"),
+            "encoder": ("auto", "tokenizers", "fast"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -169,8 +192,8 @@ class Conversion:
         )
         if self.val_fraction and any(source.split == VAL for source in sources):
             raise ValueError(
-                f"--val-fraction is {self.val_fraction}, and there are sources for the split val already. Ask "
-                "for one of both, or train on those files, too, with --splits all-train."
+                f"--val-fraction is {self.val_fraction}, and there are sources for the split val already. "
+                "Ask for one of both, or train on those files, too, with --splits all-train."
             )
         if self.split_by_component:
             check_labels(sources, self.reading, stop=self.on_error == "stop")
@@ -188,9 +211,10 @@ class Conversion:
             ValueError: If the tokenizer lacks a token that is asked for, or a row of its tokens does not fit
                 into a shard.
         """
+        formats = {}
         for split, length in self.row_lengths().items():
             try:
-                StreamPlan(split, length, tokenizer.dtype, self.compression, (), self.shard_bytes)
+                formats[split] = RowFormat(length, tokenizer.dtype, self.compression, self.shard_bytes)
             except ValueError as error:
                 option = "--row-tokens" if split == TRAIN else "--val-row-tokens"
                 raise ValueError(f"{option} is {length}: {error} Ask for shorter rows.") from error
@@ -202,38 +226,22 @@ class Conversion:
             self.on_error == "stop",
             self.longest_line,
             self.component_field,
+            formats,
+            self.out if is_url(self.out) else None,
         )
 
-    def plan(self, sources: Sequence[Source], tokenizer: TokenizerSpec) -> dict[str, Any]:
+    def plan(self, tokenizer: TokenizerSpec) -> dict[str, Any]:
         """All that decides the bytes, but for what the sources hold, which the units keep watch of."""
-        kept = (
-            "row_tokens",
-            "val_row_tokens",
-            "val_fraction",
-            "split_by_component",
-            "text_field",
-            "component_field",
-            "eos",
-            "bos",
-            "special_tokens",
-            "compression",
-            "hub_config",
-            "hub_split",
-            "block_bytes",
-            "unit_bytes",
-            "longest_line",
-            "shard_bytes",
-        )
+        names = [source if isinstance(source, str) else source.name for source in self.sources]
         return {
-            "format": _PLAN_FORMAT,
+            "format": PLAN_FORMAT,
             "out": self.out if is_url(self.out) else self.out_folder.name,
-            "sources": [source.name for source in sources],
-            "splits": [source.split for source in sources],
+            "sources": names,
             "tokenizer": tokenizer.fingerprint,
             "eos_id": tokenizer.eos_id,
             "bos_id": tokenizer.bos_id,
             "dtype": tokenizer.dtype,
-            **{name: getattr(self, name) for name in kept},
+            **{name: getattr(self, name) for name in _DECIDING},
         }
 
 

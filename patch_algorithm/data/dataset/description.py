@@ -21,6 +21,7 @@ __all__ = [
     "TOKENIZER_JSON",
     "ComponentCounts",
     "DatasetInfo",
+    "EncoderInfo",
     "ShardFault",
     "StreamInfo",
     "TokenizerInfo",
@@ -55,6 +56,31 @@ class TokenizerInfo:
     special_tokens: str
     adds_eos: bool
     adds_bos: bool
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """The library that made the ids.
+
+    Attributes:
+        name: With its version.
+        probes: On how many probes it agreed with ``tokenizers`` beforehand; 0 where it is that.
+        documents: How many documents of the data set both have encoded, with the same ids.
+        differed: Whether a document had other ids, after which ``tokenizers`` encoded the rest, with all of
+            the unit that it is in.
+    """
+
+    name: str
+    probes: int = 0
+    documents: int = 0
+    differed: bool = False
+
+    def __str__(self) -> str:
+        if not self.probes:
+            return f"encoded by {self.name}"
+        if self.differed:
+            return f"encoded by {self.name} until a document had other ids, then by tokenizers"
+        return f"encoded by {self.name}, checked on {self.probes:,} probes and {self.documents:,} documents"
 
 
 @dataclass(frozen=True)
@@ -106,6 +132,7 @@ class DatasetInfo:
         skipped: Lines that were skipped, by reason.
         sources: The names of the sources.
         created_by: The program and its version.
+        encoder: The library that made the ids; ``None`` where an earlier version did not say.
     """
 
     tokenizer: TokenizerInfo
@@ -118,6 +145,7 @@ class DatasetInfo:
     skipped: dict[str, int] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     created_by: str = f"patch-algorithm {__version__}"
+    encoder: EncoderInfo | None = None
 
     @property
     def max_row_tokens(self) -> int:
@@ -175,6 +203,7 @@ class DatasetInfo:
                 skipped=dict(content["skipped"]),
                 sources=tuple(content["sources"]),
                 created_by=content["created_by"],
+                encoder=_made(EncoderInfo, content["encoder"]) if content.get("encoder") else None,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{DATASET_JSON} is not one of a converted data set: {error!r}.") from error

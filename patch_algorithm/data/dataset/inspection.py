@@ -156,7 +156,7 @@ def _about(info: DatasetInfo) -> Iterator[str]:
     yield f"  fingerprint  {tokenizer.fingerprint}"
     yield f"  documents    {' and '.join(added) or 'nothing'} added; '<|...|>' and the like read as {read_as}"
     yield f"  rows         {info.dtype}, {stored}"
-    yield f"  written by   {info.created_by}"
+    yield f"  written by   {info.created_by}" + (f", {info.encoder}" if info.encoder else "")
 
 
 def _stream_rows(info: DatasetInfo) -> list[Sequence[str]]:

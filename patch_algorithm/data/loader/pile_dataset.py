@@ -103,9 +103,9 @@ class PileDataset(StreamingTextDataset):
             stream, _ = self._origin(sample_id)
             raise ValueError(
                 f"{stream.key}: a row of {stream.place} has {len(ids)} tokens, and {self.key}.max_seq_len "
-                f"asks for {self._piece_tokens}. Set it to the length of the rows. Rows of several lengths, and "
-                "rows to be cut whose length the index does not give: convert the data again, with rows of "
-                "one length."
+                f"asks for {self._piece_tokens}. Set it to the length of the rows. Rows of several lengths, "
+                "and rows to be cut whose length the index does not give: convert the data again, with rows "
+                "of one length."
             )
         if ids.max() > self._largest_id or (ids.dtype.kind == "i" and ids.min() < 0):
             stream, _ = self._origin(sample_id)

@@ -40,7 +40,7 @@ _STREAM_KEYS = {*inspect.signature(Stream).parameters, "verify"}
 
 
 class _Found(NamedTuple):
-    """A data set's description, its folder, and the one stream that was named; ``None`` for all of a split."""
+    """A data set's description, its folder, and the stream that was named; ``None`` for all of a split."""
 
     info: DatasetInfo
     folder: str
@@ -242,8 +242,8 @@ def _check_tokenizer(found: _Found, tokenizer: PreTrainedTokenizerBase, root: st
         raise ValueError(
             f"{key}: {root} was written with the tokenizer {written.name!r} ({written.vocab_size} entries, "
             f"fingerprint {written.fingerprint[:12]}), and the run's is {tokenizer.name_or_path!r} "
-            f"({len(tokenizer)} entries), another one: {'; '.join(other)}. Set tokenizer.name to the data set's "
-            "own folder `tokenizer`, or convert the data with the run's."
+            f"({len(tokenizer)} entries), another one: {'; '.join(other)}. Set tokenizer.name to the data "
+            "set's own folder `tokenizer`, or convert the data with the run's."
         )
     for name, adds, id_there in (
         ("eos", written.adds_eos, written.eos_id),

@@ -1,7 +1,7 @@
 """The length of the rows of a shard, and long rows read as several short ones.
 
-Rows are cut beneath streaming, in the reader of a shard, so that all that counts rows (batches, workers, shuffling,
-``epoch_size``, the place in an epoch that a checkpoint records) counts rows after cutting.
+Rows are cut beneath streaming, in the reader of a shard, so that all that counts rows (batches, workers,
+shuffling, ``epoch_size``, the place in an epoch that a checkpoint records) counts rows after cutting.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class CutReader(MDSReader):
         ids = row_ids(sample, self._dtype)
         if len(ids) != self.row_tokens:
             raise ValueError(
-                f"a row of {self._place} has {len(ids)} tokens, and the others have {self.row_tokens}. Rows of "
-                "several lengths cannot be cut: convert the data again, with rows of one length."
+                f"a row of {self._place} has {len(ids)} tokens, and the others have {self.row_tokens}. Rows "
+                "of several lengths cannot be cut: convert the data again, with rows of one length."
             )
         length = self.row_tokens // self._pieces
         return {**sample, "tokens": ids[piece * length : (piece + 1) * length]}

@@ -47,8 +47,8 @@ def find_sources(
 
     Args:
         names: Files, folders, globs, ``builtin``, ``hf://NAME``, a dataset ``OWNER/NAME`` of the hub, or
-            sources as they are. With ``val=``, ``test=`` or ``train=`` before it, all documents of it belong to
-            that split.
+            sources as they are. With ``val=``, ``test=`` or ``train=`` before it, all documents of it belong
+            to that split.
         hub_config: The configuration of Hugging Face datasets.
         hub_split: The split of Hugging Face datasets; those that are named with ``val=`` or ``test=`` are
             read from ``validation`` and ``test``.
@@ -87,9 +87,7 @@ def _given_split(name: str) -> tuple[str | None, str]:
     return (split, path) if equals and split in SPLITS and not os.path.exists(name) else (None, name)
 
 
-def _hub(
-    path: str, config: str | None, split: str, given: str | None, guessed: bool = False
-) -> _Found:
+def _hub(path: str, config: str | None, split: str, given: str | None, guessed: bool = False) -> _Found:
     source = HubSource(path, config, SPLITS[given] if given in ("val", "test") else split)
     try:
         source.open()
@@ -122,9 +120,9 @@ def _folder(folder: Path, on_error: str) -> list[Path]:
     taken, unknown, beside = sources_below(folder)
     if unknown and on_error == "stop":
         raise ValueError(
-            f"--source {folder}: the folder holds {len(unknown):,} files that would be passed over: "
-            f"{listed(unknown, folder)}. A source ends in {KINDS}. Move them away, name the files to read with "
-            f"a pattern, or pass them over with --on-error skip."
+            f"--source {folder}: the folder holds files that would be passed over ({len(unknown):,}): "
+            f"{listed(unknown, folder)}. A source ends in {KINDS}. Move them away, name the files to read "
+            "with a pattern, or pass them over with --on-error skip."
         )
     if not taken:
         raise ValueError(f"--source {folder}: the folder holds no file that ends in {KINDS}.")
@@ -170,8 +168,8 @@ def _with_splits(found: Sequence[_Found], splits: Splits | None) -> list[Source]
         if not any("train" in (one.given, one.named) for one in found):
             raise ValueError(
                 f"--source: {len(held):,} of {len(found):,} files are named for validation or test, such as "
-                f"{held[0].source.name}. Put them into splits of their own with --splits by-name, name them as "
-                "such with --source val=PATH or test=PATH, or train on them with --splits all-train."
+                f"{held[0].source.name}. Put them into splits of their own with --splits by-name, name them "
+                "as such with --source val=PATH or test=PATH, or train on them with --splits all-train."
             )
         splits = "by-name"
     made: list[Source] = []

@@ -76,4 +76,3 @@ class HubSource(Source):
     def size(self) -> int | None:
         """Unknown: examples are streamed."""
         return None
-

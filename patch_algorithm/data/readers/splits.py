@@ -28,8 +28,8 @@ def named_split(parts: Sequence[str]) -> str | None:
         parts: The names of the folders that lead to it, and its own.
 
     Returns:
-        ``train``, ``val`` or ``test``: of the first folder that is called so, or else of the first word of the
-        file's name that is.
+        ``train``, ``val`` or ``test``: of the first folder that is called so, or else of the first word of
+        the file's name that is.
 
     Examples:
         >>> named_split(["pile", "val.jsonl.zst"]), named_split(["c4-train.00000-of-01024.json.gz"])

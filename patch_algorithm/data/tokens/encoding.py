@@ -171,6 +171,8 @@ class Encoder:
         longest_piece: How long a piece may become where there is no place to cut.
     """
 
+    checked = 0  # as CheckedEncoder has it
+
     def __init__(
         self,
         spec: EncodingSpec,

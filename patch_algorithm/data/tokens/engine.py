@@ -1,7 +1,7 @@
 """Which library makes the ids: ``tokenizers``, or ``fastokens`` as far as it is checked against that.
 
-``fastokens`` takes a tenth of the time and less. It is a reimplementation, so it is trusted in steps: it has to
-agree on some ten thousand probes before it begins, and on one document in a hundred while it works.
+``fastokens`` takes a tenth of the time and less. It is a reimplementation, so it is trusted in steps: it has
+to agree on some ten thousand probes before it begins, and on one document in a hundred while it works.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +27,7 @@ __all__ = ["CheckedEncoder", "EngineChoice", "EnginesDiffer", "choose_engine", "
 _PACKAGE = "fastokens"
 _CHECKED_SHARE = 100
 """One document in so many is encoded by both."""
+_LITTLE = 4 << 20  # bytes, which tokenizers encodes in the time that the probes take
 
 
 class EnginesDiffer(Exception):
@@ -55,14 +58,21 @@ class EngineChoice:
     probes: int = 0
     reason: str | None = None
 
+    def __str__(self) -> str:
+        why = f": {self.reason}" if self.reason else f", which agrees on {self.probes:,} probes"
+        return f"ids are made by {self.version}{why if self.reason or self.probes else ''}"
 
-def choose_engine(spec: EncodingSpec, asked: Literal["auto", "tokenizers", "fast"] = "auto") -> EngineChoice:
+
+def choose_engine(
+    spec: EncodingSpec, asked: Literal["auto", "tokenizers", "fast"] = "auto", size: int | None = None
+) -> EngineChoice:
     """Chooses the engine.
 
     Args:
         spec: The tokenizer, and what is added to each text.
-        asked: ``fast`` is ``fastokens``; ``auto`` is that where it is installed, loads the tokenizer, and agrees
-            with ``tokenizers`` on every probe.
+        asked: ``fast`` is ``fastokens``; ``auto`` is that where it is installed, loads the tokenizer, and
+            agrees with ``tokenizers`` on every probe, unless there is too little text to gain anything.
+        size: Bytes to read, if that is known.
 
     Raises:
         ValueError: If ``fast`` is asked for and cannot be had.
@@ -70,6 +80,8 @@ def choose_engine(spec: EncodingSpec, asked: Literal["auto", "tokenizers", "fast
     plain = EngineChoice(replace(spec, engine="tokenizers"), f"tokenizers {metadata.version('tokenizers')}")
     if asked == "tokenizers":
         return plain
+    if asked == "auto" and size is not None and size < _LITTLE:
+        return replace(plain, reason="there is little text.")
     found = _try(spec)
     if isinstance(found, int):
         fast = replace(spec, engine="fast")
@@ -80,8 +92,11 @@ def choose_engine(spec: EncodingSpec, asked: Literal["auto", "tokenizers", "fast
 
 
 def make_encoder(spec: EncodingSpec) -> Encoder | CheckedEncoder:
-    """The encoder that a spec asks for."""
-    return CheckedEncoder(spec) if spec.engine == "fast" else Encoder(spec)
+    """The encoder that a spec asks for; the plain one where a node of a cluster lacks the other."""
+    if spec.engine == "fast":
+        with suppress(ImportError):
+            return CheckedEncoder(spec)
+    return Encoder(spec)
 
 
 class CheckedEncoder:
@@ -147,10 +162,11 @@ def _fast_pieces(spec: EncodingSpec) -> Callable[[list[str]], list[np.ndarray]]:
     as_text = spec.special_tokens == "text"
 
     def pieces(texts: list[str]) -> list[np.ndarray]:
-        ids, offsets = tokenizer.encode_batch_flat(texts, add_special_tokens=False, split_special_tokens=as_text)
-        ends = np.frombuffer(offsets, "<u8").astype(np.int64)
+        ids, offsets = tokenizer.encode_batch_flat(
+            texts, add_special_tokens=False, split_special_tokens=as_text
+        )
         flat = np.frombuffer(ids, "<u4")
-        return [flat[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+        return [flat[begin:end] for begin, end in pairwise(np.frombuffer(offsets, "<u8").tolist())]
 
     return pieces
 

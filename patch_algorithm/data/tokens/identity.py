@@ -18,7 +18,13 @@ __all__ = ["PROBE", "differences", "fingerprint", "largest_id"]
 PROBE = "Hello world, it's  naïve\n\tcafé 1234 😀 x"
 """Spaces, case, accents, signs and a line's end: what tokenizers with code of their own treat apart."""
 
-_FURTHER_PROBES = ("def f(x):\n    return x[1:] + 'y'\n", "  two  spaces ", "1,234.5 €", "日本語 and π", "A\n\n\nB")
+_FURTHER_PROBES = (
+    "def f(x):\n    return x[1:] + 'y'\n",
+    "  two  spaces ",
+    "1,234.5 €",
+    "日本語 and π",
+    "A\n\n\nB",
+)
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -71,8 +77,8 @@ def _vocabulary_differences(there: Mapping[str, int], here: Mapping[str, int]) -
     if other:
         token, token_id = min(other.items(), key=lambda item: item[1])
         yield (
-            f"{len(other):,} of its {len(there):,} tokens have another id or none, such as {token!r}, {token_id} "
-            f"there and {here.get(token)} here"
+            f"{len(other):,} of its {len(there):,} tokens have another id or none, such as {token!r}, "
+            f"{token_id} there and {here.get(token)} here"
         )
 
 

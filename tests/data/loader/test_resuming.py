@@ -1,4 +1,4 @@
-"""A run that is resumed in the middle of an epoch sees every row of it once, however rows are cut and read."""
+"""A run that is resumed in the middle of an epoch sees every row of it once, however rows are cut."""
 
 from __future__ import annotations
 

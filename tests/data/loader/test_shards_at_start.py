@@ -74,7 +74,10 @@ def test_flipped_bits_of_a_cached_shard_are_fetched_again(
 
 def test_verify_needs_checksums_and_a_yes_or_no(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     write_stream(tmp_path / "train", random_rows(4, 8), hashes=[])
-    with pytest.warns(UserWarning, match="cannot be checked"), pytest.raises(ValueError, match="no checksums"):
+    with (
+        pytest.warns(UserWarning, match="cannot be checked"),
+        pytest.raises(ValueError, match="no checksums"),
+    ):
         build(tokenizer, local=str(tmp_path), max_seq_len=8, verify=True)
     with (
         pytest.warns(UserWarning, match="cannot be checked"),

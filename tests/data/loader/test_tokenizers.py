@@ -130,9 +130,15 @@ def test_an_added_token_that_the_data_cannot_hold_changes_nothing(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda text: text["model"]["vocab"].update(w1=2, w2=1), "2 of its 96 tokens have another id or none"),
+        (
+            lambda text: text["model"]["vocab"].update(w1=2, w2=1),
+            "2 of its 96 tokens have another id or none",
+        ),
         (lambda text: text.update(normalizer={"type": "Lowercase"}), "its normalizer is another one"),
-        (lambda text: text.update(pre_tokenizer={"type": "BertPreTokenizer"}), "its pre-tokenizer is another one"),
+        (
+            lambda text: text.update(pre_tokenizer={"type": "BertPreTokenizer"}),
+            "its pre-tokenizer is another one",
+        ),
         (lambda text: text["model"].update(unk_token="w3"), "its model has another unk_token"),
     ],
 )
@@ -162,7 +168,7 @@ def test_a_tokenizer_in_python_is_compared_by_its_ids(tmp_path: Path) -> None:
     right = GPT2Tokenizer.from_pretrained(tmp_path / "right", **ends, pad_token=fast.eos_token)
     assert len(rows_of(build(right, local=str(data), max_seq_len=8))) == 4
     wrong = GPT2Tokenizer.from_pretrained(tmp_path / "wrong", **ends, pad_token=fast.eos_token)
-    with pytest.raises(ValueError, match="2 of its .* tokens have another id or none, such as 'a'"):
+    with pytest.raises(ValueError, match=r"2 of its .* tokens have another id or none, such as 'a'"):
         build(wrong, local=str(data), max_seq_len=8)
 
 

@@ -57,7 +57,9 @@ def test_every_form_and_compression_is_read(form: str, compression: str, tmp_pat
     (source,) = find_sources([str(tmp_path)])
     assert isinstance(source, LineSource)
     check_reading_goes_on(source, least=2)
-    text = b"".join(block.data for block in source.blocks(Position(), READING) if isinstance(block.data, bytes))
+    text = b"".join(
+        block.data for block in source.blocks(Position(), READING) if isinstance(block.data, bytes)
+    )
     assert [json.loads(line) for line in text.split(b"\n") if line.strip()] == FOUND
 
 
@@ -99,7 +101,7 @@ def test_what_a_folder_holds_besides_is_named(tmp_path: Path, caplog: pytest.Log
     assert f"{tmp_path}: 2 files" in caplog.text
     assert "passed over: LICENSE, README.md, b/.gitattributes" in caplog.text
     touch(tmp_path, "b/e.txt", "f.jsonl.zip", "g.csv")
-    with pytest.raises(ValueError, match=r"holds 3 files that would be passed over: b/e\.txt, f\.jsonl\.zip, g"):
+    with pytest.raises(ValueError, match=r"that would be passed over \(3\): b/e\.txt, f\.jsonl\.zip, g"):
         find_sources([str(tmp_path)])
     assert len(find_sources([str(tmp_path)], on_error="skip")) == 2
     assert "passed over: b/e.txt, f.jsonl.zip, g.csv, LICENSE" in caplog.text
@@ -131,9 +133,9 @@ def test_patterns_match_folders_too(tmp_path: Path) -> None:
 def test_a_mistyped_path_is_no_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "data/training/a.jsonl", "data/b.jsonl")
-    with pytest.raises(ValueError, match=r"data/trainin: there is no such file or folder.* mean data/training\?"):
+    with pytest.raises(ValueError, match=r"data/trainin: there is no such file .* mean data/training\?"):
         find_sources(["data/trainin"])
-    with pytest.raises(ValueError, match=r"--source nodata/train: there is no such file or folder here, and the"):
+    with pytest.raises(ValueError, match=r"--source nodata/train: there is no such file or folder here"):
         find_sources(["nodata/train"])
 
 
@@ -155,7 +157,9 @@ def test_files_named_for_validation_and_test_are_splits_of_their_own(
 
 def test_where_none_is_named_for_training_the_command_asks(tmp_path: Path) -> None:
     touch(tmp_path, "a.jsonl", "dev/b.jsonl", "contest.jsonl", "latest_evaluations.jsonl")
-    with pytest.raises(ValueError, match=r"1 of 4 files are named for validation or test, such as .*dev/b\.jsonl"):
+    with pytest.raises(
+        ValueError, match=r"1 of 4 files are named for validation or test, such as .*b\.jsonl"
+    ):
         find_sources([str(tmp_path)])
     named = names(find_sources([str(tmp_path)], splits="by-name"), tmp_path)
     assert [name for name, split in named.items() if split] == ["dev/b.jsonl"]
