@@ -160,6 +160,7 @@ def convert(
     """
     asked: dict[str, Any] = dict(locals())
     asked["sources"] = (*asked.pop("source"), *(asked.pop("more") or ()))
+    megabytes = asked.pop("builtin_megabytes")
     asked["hub_config"], asked["hub_split"] = asked.pop("hf_config"), asked.pop("hf_split")
     for name in ("on_error", "special_tokens", "compression", "engine", "splits", "encoder"):
         asked[name] = asked[name].value if asked[name] is not None else None
@@ -169,6 +170,11 @@ def convert(
         from patch_algorithm.data.conversion.estimation import estimate
         from patch_algorithm.data.conversion.options import Conversion
 
+        if "builtin" in asked["sources"]:
+            from patch_algorithm.data.corpus.gather import builtin_source
+
+            own = builtin_source(megabytes)
+            asked["sources"] = tuple(own if name == "builtin" else name for name in asked["sources"])
         options = Conversion(**asked)
         if report is not None and (report.is_dir() or not report.parent.is_dir()):
             raise ValueError(f"--report {report}: expected a file in a folder that is there.")

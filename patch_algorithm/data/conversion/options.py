@@ -16,7 +16,6 @@ from patch_algorithm.data.readers.find import find_sources
 from patch_algorithm.data.readers.labels import check_labels
 from patch_algorithm.data.readers.source import Reading, Source
 from patch_algorithm.data.readers.splits import Splits
-from patch_algorithm.data.readers.texts import TextSource
 from patch_algorithm.data.tokens.encoding import TokenizerSpec
 
 __all__ = ["Conversion"]
@@ -47,7 +46,7 @@ class Conversion:
     """What is to be converted, into what, and how.
 
     Args:
-        sources: Files, folders, globs, ``builtin``, Hugging Face datasets; see
+        sources: Files, folders, globs, Hugging Face datasets, or sources as they are; see
             :func:`patch_algorithm.data.readers.find.find_sources`.
         tokenizer: A tokenizer's folder or name.
         out: The folder or URL of the dataset.
@@ -77,7 +76,6 @@ class Conversion:
             a URL.
         hub_config: The configuration of Hugging Face datasets.
         hub_split: The split of Hugging Face datasets.
-        builtin_megabytes: Text of the source ``builtin``, in millions of bytes.
         block_bytes: Text that a worker gets at a time, in bytes.
         unit_bytes: Text of a unit, in bytes.
         longest_line: Longer lines, in bytes, are bad ones.
@@ -111,7 +109,6 @@ class Conversion:
     work_dir: str | None = None
     hub_config: str | None = None
     hub_split: str = "train"
-    builtin_megabytes: float = 50.0
     block_bytes: int = 2 * 2**20
     unit_bytes: int = 64 * 2**20
     longest_line: int = 200 * 10**6
@@ -128,8 +125,6 @@ class Conversion:
             raise _bad("val_fraction", self.val_fraction, "a number from 0 to below 1")
         if self.workers is not None and self.workers < 0:
             raise _bad("workers", self.workers, "a whole number of at least 0")
-        if not 0 < self.builtin_megabytes < float("inf"):
-            raise _bad("builtin_megabytes", self.builtin_megabytes, "a number above 0")
         if not 0 < self.block_bytes <= self.unit_bytes:
             raise _bad("unit_bytes", self.unit_bytes, f"at least block_bytes, {self.block_bytes}")
         if self.longest_line <= self.block_bytes:
@@ -186,7 +181,6 @@ class Conversion:
             self.sources,
             hub_config=self.hub_config,
             hub_split=self.hub_split,
-            builtin=lambda: _builtin(self.builtin_megabytes),
             splits=self.splits,
             on_error=self.on_error,
         )
@@ -243,19 +237,6 @@ class Conversion:
             "dtype": tokenizer.dtype,
             **{name: getattr(self, name) for name in _DECIDING},
         }
-
-
-def _builtin(megabytes: float) -> Source:
-    from patch_algorithm.data.corpus.gather import gather, package_version
-    from patch_algorithm.data.corpus.prepare import BuiltinCorpus
-
-    packages = BuiltinCorpus.packages
-    return TextSource(
-        name="builtin",
-        load=lambda: gather(packages, megabytes),
-        version={"megabytes": megabytes, **{name: package_version(name) for name in packages}},
-        text_bytes=int(megabytes * 1e6),
-    )
 
 
 def _bad(option: str, value: object, expected: str) -> ValueError:

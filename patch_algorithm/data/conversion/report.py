@@ -120,9 +120,8 @@ class Estimate:
                 tokens = sum(counts.tokens for (_, name), counts in whole.items() if name == split)
                 lines.append(f"{split}: about {tokens // length:,} rows of {length:,} tokens")
             output = sum(counts.tokens for counts in whole.values()) * self.token_bytes
-            lines.append(
-                f"about {output / 1e9:.2f} GB uncompressed, about {duration(self.seconds * self.scale)}"
-            )
+            time = duration(self.seconds * self.scale)
+            lines.append(f"about {output / 1e9:.2f} GB without compression; about {time}")
         lines += [_skipped(self.skipped) + " (in the sample)"] if self.skipped else []
         return "\n".join([*lines, "Nothing was written."])
 

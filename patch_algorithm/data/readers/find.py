@@ -7,7 +7,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,11 +19,9 @@ from patch_algorithm.data.readers.source import FileSource, Source
 from patch_algorithm.data.readers.splits import SPLITS, Splits, named_split
 from patch_algorithm.data.readers.tables import TableSource
 
-__all__ = ["BUILTIN", "find_sources"]
+__all__ = ["find_sources"]
 
 log = logging.getLogger(__name__)
-
-BUILTIN = "builtin"
 
 
 class _Found(NamedTuple):
@@ -39,20 +37,18 @@ def find_sources(
     *,
     hub_config: str | None = None,
     hub_split: str = "train",
-    builtin: Callable[[], Source] | None = None,
     splits: Splits | None = None,
     on_error: Literal["stop", "skip"] = "stop",
 ) -> list[Source]:
     """Finds out what is meant by each name, in the order given; folders and globs by name.
 
     Args:
-        names: Files, folders, globs, ``builtin``, ``hf://NAME``, a dataset ``OWNER/NAME`` of the hub, or
+        names: Files, folders, globs, ``hf://NAME``, a dataset ``OWNER/NAME`` of the hub, or
             sources as they are. With ``val=``, ``test=`` or ``train=`` before it, all documents of it belong
             to that split.
         hub_config: The configuration of Hugging Face datasets.
         hub_split: The split of Hugging Face datasets; those that are named with ``val=`` or ``test=`` are
             read from ``validation`` and ``test``.
-        builtin: Makes the source that ``builtin`` stands for.
         splits: ``by-name`` puts files and folders that are named for validation or test into splits of their
             own, ``all-train`` treats them like any other. ``None`` is ``by-name`` where others are named for
             training, and otherwise refuses such names.
@@ -68,9 +64,7 @@ def find_sources(
             found.append(_Found(name))
             continue
         given, path = _given_split(name)
-        if path == BUILTIN and builtin is not None:
-            found.append(_Found(builtin(), given))
-        elif path.startswith(HUB_PREFIX):
+        if path.startswith(HUB_PREFIX):
             found.append(_hub(path.removeprefix(HUB_PREFIX), hub_config, hub_split, given))
         elif files := list(_files(path, on_error)):
             found += [_Found(_file_source(file), given, named_split(parts)) for file, parts in files]

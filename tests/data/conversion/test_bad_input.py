@@ -224,8 +224,6 @@ def test_bad_options(source: Path, tokenizer: Path, tmp_path: Path) -> None:
         ({"val_fraction": 1.0}, "--val-fraction is 1.0"),
         ({"val_fraction": float("nan")}, "--val-fraction is nan"),
         ({"workers": -1}, "--workers is -1"),
-        ({"builtin_megabytes": float("inf")}, "--builtin-megabytes is inf; expected a number above 0"),
-        ({"builtin_megabytes": float("nan")}, "--builtin-megabytes is nan"),
         ({"on_error": "ignore"}, "--on-error is 'ignore'; expected stop or skip"),
         ({"compression": "gz"}, "--compression is 'gz'"),
         ({"engine": "ray"}, "--workers is 0; expected at least 1 on a Ray cluster"),
