@@ -14,14 +14,11 @@ from tokenizers import Tokenizer
 from patch_algorithm.data.dataset.description import (
     TOKENIZER_JSON,
     DatasetInfo,
-    ShardFault,
     StreamInfo,
-    check_file,
-    check_shards,
     local_copy,
-    read_index,
     read_text,
 )
+from patch_algorithm.data.dataset.integrity import ShardFault, check_file, check_shards, read_index
 
 __all__ = ["Inspection", "inspect_dataset", "read_row", "row_text"]
 

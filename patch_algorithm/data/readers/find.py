@@ -19,9 +19,12 @@ from patch_algorithm.data.readers.source import FileSource, Source
 from patch_algorithm.data.readers.splits import SPLITS, Splits, named_split
 from patch_algorithm.data.readers.tables import TableSource
 
-__all__ = ["find_sources"]
+__all__ = ["BUILTIN", "find_sources"]
 
 log = logging.getLogger(__name__)
+
+BUILTIN = "builtin"
+"""The name of the text that every installation has."""
 
 
 class _Found(NamedTuple):

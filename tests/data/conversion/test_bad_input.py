@@ -15,8 +15,8 @@ import zstandard
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from patch_algorithm.data.conversion import documents as documents_module
 from patch_algorithm.data.conversion.conversion import ConversionError
+from patch_algorithm.data.tokens import engine as engine_module
 from patch_algorithm.data.tokens.encoding import Encoder, load_tokenizer
 from tests.data.support import (
     documents,
@@ -238,7 +238,7 @@ def test_a_text_that_cannot_be_cut(source: Path, tmp_path: Path, monkeypatch: py
     PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="</s>").save_pretrained(tmp_path / "whole")
     # What takes millions of characters in earnest.
     short = partial(Encoder, piece_characters=64, longest_piece=256)
-    monkeypatch.setattr(documents_module, "Encoder", short)
+    monkeypatch.setattr(engine_module, "Encoder", short)
     found = [{"text": text} for text in ("good", "y" * 300, "good", "z" * 400, "good")]
     source.write_bytes(lines(found) + b"{\n")
     asked = {"row_tokens": 2, "special_tokens": "allow"}

@@ -17,7 +17,8 @@ from patch_algorithm.data.conversion.documents import held_out
 from patch_algorithm.data.conversion.report import empty_splits
 from patch_algorithm.data.conversion.writing import component_folder
 from patch_algorithm.data.corpus.tokenizer import END_OF_TEXT
-from patch_algorithm.data.dataset.description import DatasetInfo, check_shards
+from patch_algorithm.data.dataset.description import DatasetInfo
+from patch_algorithm.data.dataset.integrity import check_shards
 from patch_algorithm.data.loader.mixtures import PILE
 from patch_algorithm.data.tokens.encoding import load_tokenizer
 from tests.data.support import (

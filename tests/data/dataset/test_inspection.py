@@ -19,12 +19,11 @@ from patch_algorithm.data.conversion.writing import RowFormat, write_shards
 from patch_algorithm.data.dataset.description import (
     ComponentCounts,
     DatasetInfo,
-    ShardFault,
     StreamInfo,
     TokenizerInfo,
-    check_shards,
 )
 from patch_algorithm.data.dataset.inspection import inspect_dataset, read_row, row_text
+from patch_algorithm.data.dataset.integrity import ShardFault, check_shards
 from patch_algorithm.data.dataset.remote import download, is_url
 from patch_algorithm.data.tokens.encoding import Encoder, load_tokenizer
 from tests.data.tokens.test_tokenizers import save
