@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _MOST_WARNINGS = 10
 
 
-class _SourceStopped(Exception):
+class _SourceStopped(ConversionError):
     # A source that ends the work when what is under way is finished.
     pass
 
@@ -113,7 +113,7 @@ class Work:
         if self._failures:
             raise ConversionError(self._first_failure())
         if damage is not None:
-            raise ConversionError(str(damage))
+            raise damage
 
     def _unfinished(self) -> Iterator[tuple[tuple[int, int], Unit]]:
         for index, source in enumerate(self._sources):
