@@ -6,6 +6,7 @@ import json
 import random
 import unicodedata
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -16,6 +17,7 @@ _FRAGMENTS = 2500
 _CHARACTERS_AT_ONCE = 48
 # Code points that nothing is assigned to, and those for private use, are a million: one in so many.
 _UNASSIGNED_STEP = 512
+_DENSE = 0x33000
 _LONGEST_RUN = 130
 _MOST_ADDED = 300
 _BYTES = 256
@@ -81,7 +83,9 @@ def _bytes() -> Iterator[str]:
 
 def _code_points(draw: random.Random) -> Iterator[str]:
     kinds: dict[str, list[str]] = {}
-    for code in range(0x110000):
+    # Beyond the third plane little is assigned, and walking a million code points takes a second.
+    dense = chain(range(_DENSE), range(0xE0000, 0xE0200))
+    for code in chain(dense, range(_DENSE, 0x110000, _UNASSIGNED_STEP)):
         kind = unicodedata.category(chr(code))
         if kind != "Cs" and (kind not in ("Cn", "Co") or code % _UNASSIGNED_STEP == 0):
             kinds.setdefault(kind, []).append(chr(code))
