@@ -176,6 +176,14 @@ def test_a_split_can_be_given(tmp_path: Path) -> None:
     assert found == {"b/c.jsonl": "val", "val.jsonl": "test", "a.jsonl": None}
     assert names(find_sources([f"train={tmp_path / 'val.jsonl'}"]), tmp_path) == {"val.jsonl": None}
     assert not find_sources([str(tmp_path / "val=odd.jsonl")], splits="all-train")[0].split
+    # What was converted for one split is not taken for the other when a conversion is resumed.
+    (plain,), (held,) = (
+        find_sources([str(tmp_path / "a.jsonl")]),
+        find_sources([f"val={tmp_path / 'a.jsonl'}"]),
+    )
+    digests = [next(iter(one.blocks(Position(), READING))).digest() for one in (plain, held)]
+    assert plain.stamp() != held.stamp()
+    assert digests[0] != digests[1]
 
 
 def test_a_split_of_a_hub_dataset_can_be_given(tmp_path: Path) -> None:
