@@ -29,7 +29,7 @@ from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
 from patch_algorithm import PatchLevel
 from patch_algorithm.data.dataset.description import DatasetInfo, StreamInfo, TokenizerInfo
-from patch_algorithm.data.tokens.encoding import fingerprint
+from patch_algorithm.data.tokens.identity import fingerprint
 
 QUICKSTART = Path(__file__).parents[1] / "yamls" / "quickstart.yaml"
 

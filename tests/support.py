@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from patch_algorithm.data.dataset.description import DatasetInfo, StreamInfo, TokenizerInfo
-from patch_algorithm.data.tokens.encoding import fingerprint
+from patch_algorithm.data.tokens.identity import fingerprint
 
 VOCABULARY = 96
 """Size of the tiny tokenizer's vocabulary; the last two ids are end-of-text and padding."""

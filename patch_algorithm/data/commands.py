@@ -43,6 +43,21 @@ class Compression(str, Enum):
     zstd = "zstd"
 
 
+class SplitsBy(str, Enum):
+    """What becomes of files that are named for validation or test."""
+
+    by_name = "by-name"
+    all_train = "all-train"
+
+
+class EncoderName(str, Enum):
+    """The library that makes the ids."""
+
+    auto = "auto"
+    tokenizers = "tokenizers"
+    fast = "fast"
+
+
 class EngineName(str, Enum):
     """Where the work is done."""
 
@@ -63,8 +78,9 @@ def convert(
         list[str],
         typer.Option(
             metavar="SRC",
-            help="Files (.jsonl, .jsonl.zst, .jsonl.gz, .parquet), a folder or a pattern of them, a Hugging "
-            "Face dataset OWNER/NAME or hf://NAME_OR_FOLDER, or `builtin`. May be given several times.",
+            help="Files (.jsonl, .ndjson or .json, also with .gz, .zst, .xz or .bz2, and .parquet), a folder "
+            "or a pattern of them, a Hugging Face dataset OWNER/NAME or hf://NAME_OR_FOLDER, or `builtin`. "
+            "val=SRC and test=SRC put all of it into that split. May be given several times.",
         ),
     ],
     tokenizer: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="The tokenizer.")],
@@ -80,10 +96,10 @@ def convert(
         float, typer.Option(help="Share of the documents held out as the split `val`, by their hash.")
     ] = 0.0,
     val_row_tokens: Annotated[
-        int, typer.Option(min=2, help="Tokens in a row of the split `val`: the model's context.")
+        int, typer.Option(min=2, help="Tokens in a row of the splits `val` and `test`: the model's context.")
     ] = 2048,
     split_by_component: Annotated[
-        bool, typer.Option("--split-by-component", help="A stream for each component (meta.pile_set_name).")
+        bool, typer.Option("--split-by-component", help="A stream for each component.")
     ] = False,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Worker processes, 0 for none; as many as cores by default.")
@@ -91,12 +107,35 @@ def convert(
     on_error: Annotated[
         OnError, typer.Option(help="At a bad document: stop, or skip and count it.")
     ] = OnError.stop,
-    text_field: Annotated[str, typer.Option(help="The field, or column, that holds the text.")] = "text",
+    text_field: Annotated[
+        str, typer.Option(help="The field, or column, that holds the text; a dot leads into an object.")
+    ] = "text",
+    component_field: Annotated[
+        str | None,
+        typer.Option(
+            help="The field, or column, that names a document's component. By default meta.pile_set_name, "
+            "meta.redpajama_set_name or source."
+        ),
+    ] = None,
+    splits: Annotated[
+        SplitsBy | None,
+        typer.Option(
+            help="Files that are named for validation or test: into splits of their own, or train on them. "
+            "By default by-name if there are files named for training, else such names are refused."
+        ),
+    ] = None,
     eos: Annotated[bool, typer.Option(help="End every document with the EOS token.")] = True,
     bos: Annotated[bool, typer.Option(help="Begin every document with the BOS token.")] = False,
     special_tokens: Annotated[
         SpecialTokens, typer.Option(help="What `<|endoftext|>` in a text is: text, or the token.")
     ] = SpecialTokens.text,
+    encoder: Annotated[
+        EncoderName,
+        typer.Option(
+            help="The library that makes the ids, which are the same: tokenizers, or `fast` (fastokens, "
+            "checked against it); auto is fast where it is installed and agrees."
+        ),
+    ] = EncoderName.auto,
     compression: Annotated[Compression | None, typer.Option(help="Compress the shards.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate from a sample; write nothing.")
@@ -130,8 +169,9 @@ def convert(
     """
     asked: dict[str, Any] = dict(locals())
     asked["sources"] = (*asked.pop("source"), *(asked.pop("more") or ()))
+    megabytes = asked.pop("builtin_megabytes")
     asked["hub_config"], asked["hub_split"] = asked.pop("hf_config"), asked.pop("hf_split")
-    for name in ("on_error", "special_tokens", "compression", "engine"):
+    for name in ("on_error", "special_tokens", "compression", "engine", "splits", "encoder"):
         asked[name] = asked[name].value if asked[name] is not None else None
     del asked["dry_run"], asked["report"]
     with _errors_told("convert"):
@@ -139,6 +179,11 @@ def convert(
         from patch_algorithm.data.conversion.estimation import estimate
         from patch_algorithm.data.conversion.options import Conversion
 
+        if "builtin" in asked["sources"]:
+            from patch_algorithm.data.corpus.gather import builtin_source
+
+            own = builtin_source(megabytes)
+            asked["sources"] = tuple(own if name == "builtin" else name for name in asked["sources"])
         options = Conversion(**asked)
         if report is not None and (report.is_dir() or not report.parent.is_dir()):
             raise ValueError(f"--report {report}: expected a file in a folder that is there.")
@@ -176,7 +221,7 @@ def info(
 def cat(
     folder: Annotated[str, typer.Argument(metavar="DIR_OR_URL", help="The dataset.")],
     row: Annotated[int, typer.Option(help="The row, counted from 0.")] = 0,
-    split: Annotated[str, typer.Option(help="`train` or `val`.")] = "train",
+    split: Annotated[str, typer.Option(help="`train`, `val` or `test`.")] = "train",
     component: Annotated[
         str | None, typer.Option(help="The component, where each has its own stream.")
     ] = None,

@@ -8,7 +8,8 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,10 @@ def options(sources: Sequence[str | Path], tokenizer: Path, out: Path, **changes
         "row_tokens": ROW,
         "val_row_tokens": VAL_ROW,
         "workers": 0,
-        "block_bytes": 1 << 12,
-        "unit_bytes": 1 << 14,
-        "shard_bytes": 1 << 14,
-        "longest_line": 1 << 16,
+        "block_bytes": BLOCK,
+        "unit_bytes": UNIT,
+        "shard_bytes": SHARD,
+        "longest_line": LONGEST,
         "progress": False,
     }
     return Conversion(
@@ -127,11 +128,81 @@ def stream_tokens(out: Path, path: str) -> np.ndarray:
     return np.concatenate(tokens)
 
 
+@cache
+def _loaded(tokenizer: Path) -> Any:
+    return load_tokenizer(str(tokenizer)).tokenizer
+
+
 def expected_ids(found: Iterable[dict[str, Any]], tokenizer: Path) -> list[list[int]]:
     """What the tokenizer itself makes of each document, with EOS."""
-    loaded = load_tokenizer(str(tokenizer)).tokenizer
+    loaded = _loaded(tokenizer)
     encoded = loaded([d["text"] for d in found], add_special_tokens=False, split_special_tokens=True)
     return [[*ids, loaded.eos_token_id] for ids in encoded["input_ids"]]
+
+
+BLOCK, UNIT, SHARD, LONGEST = 1 << 12, 1 << 14, 1 << 14, 1 << 16
+
+
+def units_of(source: bytes) -> list[list[bytes]]:
+    """The lines of each unit: the fewest blocks that make it up, of the fewest lines that make up a block."""
+    units: list[list[bytes]] = []
+    block, unit = 0, 0
+    for line in source.splitlines(keepends=True):
+        line = line if len(line) <= LONGEST else b"\n"
+        if unit >= UNIT or not units:
+            units.append([])
+            unit = 0
+        units[-1].append(line)
+        block += len(line)
+        if block >= BLOCK:
+            unit, block = unit + block, 0
+    return units
+
+
+def expected_tokens(
+    sources: Iterable[bytes],
+    tokenizer: Path,
+    out: Path,
+    path: str,
+    keep: Callable[[dict[str, Any]], bool] = lambda document: True,
+    shard_bytes: int = SHARD,
+) -> list[int]:
+    """The tokens of a stream, by the rule that is documented: each unit's rows, then those of all tails.
+
+    Args:
+        sources: The content of each file of lines.
+        tokenizer: The tokenizer.
+        out: The dataset, which says how long rows are.
+        path: The stream.
+        keep: Whether a document belongs to the stream.
+        shard_bytes: Most bytes of a shard.
+    """
+    info = json.loads((out / "dataset.json").read_text())
+    row = next(stream["row_tokens"] for stream in info["streams"] if stream["path"] == path)
+    shard = json.loads((out / path / "index.json").read_text())["shards"][0]
+    size = shard["column_sizes"][0]
+    header = shard["raw_data"]["bytes"] - shard["samples"] * (size + 4)
+    heads: list[int] = []
+    tails: list[int] = []
+    for unit in (unit for source in sources for unit in units_of(source)):
+        found = [document for document in map(_document, unit) if document is not None and keep(document)]
+        ids = [token for own in expected_ids(found, tokenizer) for token in own] if found else []
+        rows = len(ids) // row
+        for most in (rows, rows % ((shard_bytes - header) // (size + 4))):
+            if most * size < shard_bytes // 16:
+                rows -= most
+        heads += ids[: max(0, rows) * row]
+        tails += ids[max(0, rows) * row :]
+    return heads + tails[: len(tails) // row * row]
+
+
+def _document(line: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(line)
+        document["text"].encode()
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return None
+    return document
 
 
 def in_child(

@@ -126,6 +126,14 @@ def test_the_builtin_corpus_is_a_source(tokenizer: Path, tmp_path: Path) -> None
     assert 300_000 <= counts["train"]["bytes"] < 1_000_000
 
 
+@pytest.mark.parametrize("megabytes", ["inf", "nan", "0"])
+def test_how_much_builtin_text_has_to_be_a_number(megabytes: str, tokenizer: Path, tmp_path: Path) -> None:
+    asked = ["--source", "builtin", "--builtin-megabytes", megabytes, "--tokenizer", tokenizer]
+    result = command("convert", *asked, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"--builtin-megabytes is {float(megabytes)}; expected a number above 0" in result.output
+
+
 def test_info_and_cat(converted: Path) -> None:
     result = command("info", converted)
     assert result.exit_code == 0, result.output

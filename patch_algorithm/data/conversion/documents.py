@@ -1,38 +1,40 @@
-"""From a block of a source to the tokens of its documents: the part of a conversion that workers do.
-
-Workers import ``numpy`` and ``tokenizers``, neither torch nor transformers.
-"""
+"""From a block of a source to the tokens of its documents."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
+from patch_algorithm.data.conversion.writing import UNLABELLED, RowFormat
 from patch_algorithm.data.readers.blocks import Block, Lost, Row
-from patch_algorithm.data.tokens.encoding import Encoder, EncodingSpec, UncuttableText
+from patch_algorithm.data.readers.fields import component_of, look_up, parse_json
+from patch_algorithm.data.tokens.encoding import EncodingSpec, UncuttableText
+from patch_algorithm.data.tokens.engine import make_encoder
 
 __all__ = [
     "EXAMPLES",
-    "UNLABELLED",
+    "TRAIN",
+    "VAL",
     "BadDocument",
     "BlockEncoder",
     "BlockResult",
     "Counts",
+    "StreamKey",
+    "Tally",
     "Task",
     "held_out",
 ]
 
-UNLABELLED = "unlabelled"
-"""The component of documents that name none."""
 EXAMPLES = 10
-"""How many bad documents of a block are told one by one; the others are counted."""
-
+"""How many bad documents of a unit are reported one by one; the others are only counted."""
 TRAIN, VAL = "train", "val"
+
+StreamKey = tuple[str | None, str]
+"""A component, or ``None`` where all share a stream, and a split."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -63,25 +65,65 @@ class Counts(NamedTuple):
         return Counts(*(mine + others for mine, others in zip(self, other, strict=True)))
 
 
-class _Document(NamedTuple):
-    number: int
-    text: str
-    bytes: int
-    component: str
-    split: str
+@dataclass
+class Tally:
+    """What was read: of a block, a unit or a conversion.
+
+    Attributes:
+        counts: By (component, split).
+        skipped: Bad documents, and sources that broke off, by reason.
+        examples: The first bad documents.
+        checked: Documents that were encoded by both engines.
+        differed: Units in which they differed, which were encoded again by ``tokenizers``.
+    """
+
+    counts: dict[tuple[str, str], Counts] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    examples: list[BadDocument] = field(default_factory=list)
+    checked: int = 0
+    differed: int = 0
+
+    def count(self, component: str, split: str, counts: Counts) -> None:
+        """Adds to the counts of a component."""
+        self.counts[component, split] = self.counts.get((component, split), Counts()).plus(counts)
+
+    def skip(self, reason: str, number: int = 1) -> None:
+        """Counts what was left out."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + number
+
+    def add(self, other: Tally) -> None:
+        """Adds what was read after this."""
+        for (component, split), counts in other.counts.items():
+            self.count(component, split, counts)
+        for reason, number in other.skipped.items():
+            self.skip(reason, number)
+        self.examples = [*self.examples, *other.examples][:EXAMPLES]
+        self.checked += other.checked
+        self.differed += other.differed
+
+    @property
+    def total(self) -> Counts:
+        """Over all components and splits."""
+        total = Counts()
+        for counts in self.counts.values():
+            total = total.plus(counts)
+        return total
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done with every block; it can be pickled.
+    """What is done with every block and every unit; it can be pickled.
 
     Attributes:
         encoding: The tokenizer.
         text_field: The field of a line that holds the text.
         val_fraction: The share of documents, by hash, that is held out for evaluation.
         by_component: Whether each component gets a stream of its own.
-        stop: Whether a bad document ends the block, rather than being left out and counted.
+        stop: Whether a bad document ends the work, rather than being left out and counted.
         longest_line: What is said of lines that were too long, in bytes.
+        component_field: The field of a line that names its component; ``None`` tries those that are known.
+        formats: How rows are written, by split.
+        url: Where shards are uploaded; ``None`` keeps them.
     """
 
     encoding: EncodingSpec
@@ -90,6 +132,17 @@ class Task:
     by_component: bool
     stop: bool
     longest_line: int
+    component_field: str | None
+    formats: Mapping[str, RowFormat]
+    url: str | None = None
+
+
+class _Document(NamedTuple):
+    number: int
+    text: str
+    bytes: int
+    component: str
+    split: str
 
 
 @dataclass
@@ -97,19 +150,13 @@ class BlockResult:
     """What has come of a block.
 
     Attributes:
-        digest: Hash of the block's content.
-        counts: By (component, split).
-        tokens: The documents' tokens in order ``[n]``, by (component or ``None``, split): the streams.
-        skipped: Bad documents by reason.
-        examples: The first of them.
+        tally: What was read.
+        tokens: The documents' tokens in order ``[n]``, by stream.
         error: The bad document that ended it, if one did; then the rest is not complete.
     """
 
-    digest: bytes
-    counts: dict[tuple[str, str], Counts] = field(default_factory=dict)
-    tokens: dict[tuple[str | None, str], np.ndarray] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
-    examples: list[BadDocument] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    tokens: dict[StreamKey, np.ndarray] = field(default_factory=dict)
     error: BadDocument | None = None
 
 
@@ -119,23 +166,27 @@ def held_out(utf8: bytes, fraction: float) -> bool:
 
 
 class BlockEncoder:
-    """Encodes blocks, one after the other.
+    """Parses and encodes blocks, one after the other.
 
     Args:
-        task: What is to be done.
+        task: What is done.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._encoder = Encoder(task.encoding)
+        self._encoder = make_encoder(task.encoding)
 
     def encode(self, block: Block) -> BlockResult:
-        """Parses the documents of a block and encodes them."""
-        result = BlockResult(block.digest())
+        """Parses the documents of a block and encodes them.
+
+        Raises:
+            EnginesDiffer: If the engine gives a document other ids than ``tokenizers``.
+        """
+        result, checked = BlockResult(), self._encoder.checked
         documents: list[_Document] = []
         for document in self._documents(block):
             if isinstance(document, _Document):
-                documents.append(document)
+                documents.append(document._replace(split=block.split or document.split))
             elif not self._goes_on(result, document):
                 break
         while documents:
@@ -148,6 +199,7 @@ class BlockEncoder:
                     break
                 continue
             self._collect(result, documents, ids)
+            result.tally.checked = self._encoder.checked - checked
             break
         return result
 
@@ -157,18 +209,16 @@ class BlockEncoder:
             if result.error is None or bad.number < result.error.number:
                 result.error = bad
             return False
-        result.skipped[bad.reason] = result.skipped.get(bad.reason, 0) + 1
-        result.examples = sorted([*result.examples, bad])[:EXAMPLES]
+        result.tally.skip(bad.reason)
+        result.tally.examples = sorted([*result.tally.examples, bad])[:EXAMPLES]
         return True
 
     def _collect(self, result: BlockResult, documents: list[_Document], ids: list[np.ndarray]) -> None:
-        parts: dict[tuple[str | None, str], list[np.ndarray]] = {}
+        parts: dict[StreamKey, list[np.ndarray]] = {}
         for document, own in zip(documents, ids, strict=True):
-            key = (document.component, document.split)
-            one = Counts(1, document.bytes, len(own))
-            result.counts[key] = result.counts.get(key, Counts()).plus(one)
-            stream = document.component if self._task.by_component else None
-            parts.setdefault((stream, document.split), []).append(own)
+            result.tally.count(document.component, document.split, Counts(1, document.bytes, len(own)))
+            component = document.component if self._task.by_component else None
+            parts.setdefault((component, document.split), []).append(own)
         result.tokens = {stream: np.concatenate(arrays) for stream, arrays in parts.items()}
 
     def _documents(self, block: Block) -> Iterator[_Document | BadDocument]:
@@ -196,18 +246,17 @@ class BlockEncoder:
 
     def _line(self, number: int, line: bytes) -> _Document | BadDocument:
         try:
-            value = json.loads(line.decode())
+            value = parse_json(line)
         except UnicodeDecodeError as error:
             detail = f"byte {error.start + 1} of the line: {error.reason}"
             return BadDocument(number, "broken UTF-8", detail)
-        # The parser gives up with the last two on numbers of thousands of digits and on deep nesting.
-        except (json.JSONDecodeError, ValueError, RecursionError) as error:
+        # The parser gives up with a ValueError on numbers of thousands of digits.
+        except ValueError as error:
             return BadDocument(number, "not JSON", str(error))
         if not isinstance(value, dict):
             return BadDocument(number, "not an object", f"a JSON {type(value).__name__}")
-        meta = value.get("meta")
-        component = meta.get("pile_set_name") if isinstance(meta, dict) else None
-        return self._row(number, Row(value.get(self._task.text_field), component))
+        component = component_of(value, self._task.component_field)
+        return self._row(number, Row(look_up(value, self._task.text_field), component))
 
     def _row(self, number: int, row: Row) -> _Document | BadDocument:
         text = row.text
@@ -227,11 +276,11 @@ class BlockEncoder:
         except UnicodeEncodeError as error:
             return BadDocument(number, "lone surrogate", f"character {error.start + 1} of the text")
         split = VAL if held_out(utf8, self._task.val_fraction) else TRAIN
-        return _Document(number, text, len(utf8), self._label(row.component), split)
+        return _Document(number, text, len(utf8), _label(row.component), split)
 
-    @staticmethod
-    def _label(component: object) -> str:
-        if not isinstance(component, str) or not component.strip():
-            return UNLABELLED
-        # A name, not text: what cannot be written in UTF-8 is replaced.
-        return component.encode(errors="replace").decode()
+
+def _label(component: object) -> str:
+    if not isinstance(component, str) or not component.strip():
+        return UNLABELLED
+    # A name, not text: what cannot be written in UTF-8 is replaced.
+    return component.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Where blocks are worked on: in this process, in processes of this machine, or on a Ray cluster."""
+"""Where units are made: in this process, in processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -7,57 +7,80 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import threading
-from abc import ABC, abstractmethod
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from patch_algorithm.data.conversion.documents import BlockEncoder, BlockResult, Task
-from patch_algorithm.data.readers.blocks import Block
+import numpy as np
+from typing_extensions import Self
 
-__all__ = ["Engine", "InProcess", "LocalPool", "RayCluster", "WorkerDied"]
+from patch_algorithm.common.files import write_whole
+from patch_algorithm.data.conversion.documents import BadDocument
+from patch_algorithm.data.conversion.records import ConversionError, UnitRecord
+from patch_algorithm.data.conversion.units import Task, Unit, UnitMaker
+from patch_algorithm.data.conversion.workdir import WorkDir
 
-# Blocks beyond one for each worker: a worker that is done finds the next one waiting.
-_AHEAD = 2
+__all__ = ["Engine", "LocalPool", "RayCluster", "WorkerDied"]
+
+# Units beyond one for each worker: a worker that is done finds the next one waiting.
+_AHEAD = 1
 _LONGEST_WAIT = 10.0  # seconds
 
 
 class WorkerDied(RuntimeError):
-    """A block that no worker came to the end of."""
+    """A unit that no worker came to the end of."""
 
 
-class Engine(ABC):
-    """Works on blocks.
+class Engine:
+    """Makes units in this process, at once; ``tokenizers`` uses its own threads.
+
+    Args:
+        task: What is done with every unit.
+        workdir: Where units are kept.
 
     Attributes:
-        slots: How many blocks may be under way, which bounds the memory that they take.
+        slots: How many units may be under way, which bounds the memory that their text takes.
         deaths: The errors that workers which have died show themselves by.
     """
 
     slots: int = 1
-    deaths: tuple[type[Exception], ...] = ()
+    deaths: tuple[type[Exception], ...] = (MemoryError,)
 
-    @abstractmethod
-    def submit(self, block: Block) -> Future[BlockResult]:
-        """Starts work on a block."""
+    def __init__(self, task: Task, workdir: WorkDir) -> None:
+        self._maker = UnitMaker(task, workdir)
 
-    def result(self, future: Future[BlockResult]) -> BlockResult:
-        """Waits for what comes of a block.
+    def submit(self, unit: Unit) -> Future[Any]:
+        """Starts work on a unit."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(self._maker.make(unit))
+        except (MemoryError, OSError, ConversionError) as error:
+            future.set_exception(error)
+        return future
+
+    def result(self, future: Future[Any]) -> Any:
+        """Waits for a unit, which is final then, and returns its record, or its first bad document.
 
         Raises:
             WorkerDied: If a worker died over it.
+            ConversionError: As :meth:`patch_algorithm.data.conversion.units.UnitMaker.make`.
         """
         try:
             return future.result()
         except self.deaths as error:
             # Ray's errors are pages long, and hold the one of the worker.
             reason = getattr(error, "cause", None) or error
+            if isinstance(reason, ConversionError):
+                raise reason from error
             first = str(reason).strip().partition("\n")[0]
             raise WorkerDied(f"{type(reason).__name__}: {first}") from error
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         """Starts nothing: workers are started when they are needed."""
         return self
 
@@ -68,75 +91,73 @@ class Engine(ABC):
         del kind, error, trace
 
 
-class InProcess(Engine):
-    """Works in this process, at once; ``tokenizers`` uses its own threads.
-
-    Args:
-        task: What is to be done with every block.
-    """
-
-    deaths = (MemoryError,)
-
-    def __init__(self, task: Task) -> None:
-        self._encoder = BlockEncoder(task)
-
-    def submit(self, block: Block) -> Future[BlockResult]:
-        """Works on a block."""
-        future: Future[BlockResult] = Future()
-        try:
-            future.set_result(self._encoder.encode(block))
-        except MemoryError as error:
-            future.set_exception(error)
-        return future
-
-
 class LocalPool(Engine):
     """Works in processes of this machine, which end when this one does, however it ends.
 
     Args:
-        task: What is to be done with every block.
+        task: What is done with every unit.
+        workdir: Where units are kept.
         workers: How many processes.
+        threads: Threads of ``tokenizers`` in each, for sources of fewer units than cores.
+
+    Raises:
+        ConversionError: If no process comes up.
     """
 
     deaths = (BrokenProcessPool, MemoryError)
 
-    def __init__(self, task: Task, workers: int) -> None:
+    def __init__(self, task: Task, workdir: WorkDir, workers: int, threads: int = 1) -> None:
         self.slots = workers + _AHEAD
+        # Forked from a process without threads that has imported what they need, and shares it with them.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["patch_algorithm.data.conversion.engines", "streaming"])
+        self._stop = context.Event()
         self._pool = ProcessPoolExecutor(
             workers,
-            # Forked processes would inherit the locks of whatever threads run here.
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=context,
             initializer=_set_up_worker,
-            initargs=(task,),
+            initargs=(task, workdir, threads, self._stop, dict(os.environ)),
         )
-
-    def submit(self, block: Block) -> Future[BlockResult]:
-        """Starts work on a block."""
         try:
-            return self._pool.submit(_encode, b"", block)
+            self._pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise ConversionError(
+                "no worker process could be started; standard error has its own words. A script that calls "
+                "convert() has to do so under `if __name__ == '__main__':`, because each worker imports it."
+            ) from error
+
+    def submit(self, unit: Unit) -> Future[Any]:
+        """Starts work on a unit."""
+        try:
+            return self._pool.submit(_make, unit)
         except BrokenProcessPool as error:
             return _failed(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the workers when they are through with what they have begun."""
+        """Ends the workers; after an error, at their next block."""
+        if error is not None:
+            self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
 
 class RayCluster(Engine):
     """Works on a Ray cluster; every node needs this package installed, and no shared files.
 
+    A worker uploads shards itself; where the dataset lies in a folder, they come back with the record.
+
     Args:
-        task: What is to be done with every block.
-        workers: Most blocks at work at a time; ``None`` is one for each CPU of the cluster.
+        task: What is done with every unit.
+        workdir: Where units are kept, on this machine.
+        workers: Most units at work at a time; ``None`` is one for each CPU of the cluster.
         address: The cluster, as for ``ray.init``.
 
     Raises:
         ValueError: If Ray is not installed or there is no cluster.
     """
 
-    def __init__(self, task: Task, workers: int | None, address: str) -> None:
+    def __init__(self, task: Task, workdir: WorkDir, workers: int | None, address: str) -> None:
         # Every node has this package: started with `uv run`, Ray would send them the current folder, with
         # the data in it, and make a new environment for every worker.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -160,16 +181,28 @@ class RayCluster(Engine):
                 "or name it with --ray-address."
             ) from error
         self.slots = (workers or max(1, int(ray.cluster_resources().get("CPU", 1)))) + _AHEAD
+        self._workdir = workdir
         self._task = ray.put(task)
-        self._key = os.urandom(16)
-        self._encode = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_encode_on_ray)
+        self._make = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_make_on_ray)
 
-    def submit(self, block: Block) -> Future[BlockResult]:
-        """Starts work on a block; Ray starts it again where a node dies."""
+    def submit(self, unit: Unit) -> Future[Any]:
+        """Starts work on a unit; Ray starts it again where a node dies."""
         try:
-            return self._encode.remote(self._key, self._task, block).future()
+            return self._make.remote(self._task, unit).future()
         except self.deaths as error:
             return _failed(error)
+
+    def result(self, future: Future[Any]) -> Any:
+        """As :meth:`Engine.result`; what came back of the unit is kept here."""
+        name, made, tail, files = super().result(future)
+        if isinstance(made, UnitRecord):
+            self._workdir.clear(name)
+            for file, content in files.items():
+                target = self._workdir.data / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, content)
+            self._workdir.commit(name, made, [tail])
+        return made
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -179,8 +212,8 @@ class RayCluster(Engine):
             self._ray.shutdown()
 
 
-def _failed(error: Exception) -> Future[BlockResult]:
-    future: Future[BlockResult] = Future()
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
     future.set_exception(error)
     return future
 
@@ -192,13 +225,20 @@ def _knock(address: str) -> None:
         socket.create_connection((named[1], int(named[2])), _LONGEST_WAIT).close()
 
 
-def _set_up_worker(task: Task) -> None:
+_makers: list[UnitMaker] = []  # a worker's own
+
+
+def _set_up_worker(
+    task: Task, workdir: WorkDir, threads: int, stop: Any, environment: dict[str, str]
+) -> None:
+    # The process it is forked from may be older than what was set since, such as an object store's keys.
+    os.environ.update(environment)
     # Ctrl-C reaches every process of a terminal; the driver decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker is one thread: there is one worker for each core.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false" if threads == 1 else "true"
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _set_up_encoder(b"", task)
+    _makers[:] = [UnitMaker(task, workdir, stop.is_set)]
 
 
 def _end_with_parent() -> None:
@@ -209,22 +249,20 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-# One encoder to a worker: that of the conversion it last worked for.
-_encoders: dict[bytes, BlockEncoder] = {}
+def _make(unit: Unit) -> UnitRecord | BadDocument:
+    return _makers[0].make(unit)
 
 
-def _set_up_encoder(key: bytes, task: Task) -> None:
-    _encoders.clear()
-    _encoders[key] = BlockEncoder(task)
-
-
-def _encode(key: bytes, block: Block) -> BlockResult:
-    return _encoders[key].encode(block)
-
-
-def _encode_on_ray(key: bytes, task: Task, block: Block) -> BlockResult:
-    # Ray's workers know nothing of each other's start, and outlive a conversion.
-    if key not in _encoders:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        _set_up_encoder(key, task)
-    return _encode(key, block)
+def _make_on_ray(
+    task: Task, unit: Unit
+) -> tuple[str, UnitRecord | BadDocument, np.ndarray | None, dict[str, bytes]]:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = WorkDir(Path(folder), task.encoding.dtype)
+        made = UnitMaker(task, workdir).make(unit)
+        if isinstance(made, BadDocument):
+            return unit.name, made, None, {}
+        kept = [] if made.uploaded else [file for part in made.parts for file, _ in part.files()]
+        files = {file: (workdir.data / file).read_bytes() for file in kept}
+        return unit.name, made, workdir.tail(unit.name), files

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from patch_algorithm.data.conversion.assembly import Totals
-from patch_algorithm.data.conversion.documents import TRAIN, VAL, BlockEncoder
+from patch_algorithm.data.conversion.documents import BlockEncoder, Tally
 from patch_algorithm.data.conversion.options import Conversion
 from patch_algorithm.data.conversion.output import check_out
+from patch_algorithm.data.conversion.records import ConversionError
 from patch_algorithm.data.conversion.report import Estimate
-from patch_algorithm.data.conversion.workdir import ConversionError
 from patch_algorithm.data.readers.blocks import Block, Position, SourceDamage
 from patch_algorithm.data.readers.source import Reading, Source, total_size
 from patch_algorithm.data.tokens.encoding import load_tokenizer
+from patch_algorithm.data.tokens.engine import EnginesDiffer, choose_engine
 
 __all__ = ["estimate"]
 
@@ -30,9 +31,10 @@ def estimate(options: Conversion) -> Estimate:
     sources = options.find_sources()
     tokenizer = load_tokenizer(options.tokenizer)
     task = options.task(tokenizer)
-    encoder = BlockEncoder(task)
+    encoding = choose_engine(task.encoding, options.encoder, total_size(sources)).spec
+    encoder = BlockEncoder(replace(task, encoding=encoding))
     step = -(-len(sources) // _SAMPLED_SOURCES)
-    totals, sampled = Totals(), 0
+    tally, sampled = Tally(), 0
     started = time.monotonic()
     for source in sources[::step]:
         try:
@@ -40,25 +42,26 @@ def estimate(options: Conversion) -> Estimate:
         except SourceDamage as damage:
             if task.stop:
                 raise ConversionError(f"{source.name}: {damage.reason} ({damage.detail}).") from damage
-            totals.add_counts({}, {damage.reason: 1})
+            tally.skip(damage.reason, damage.documents)
             continue
-        result = encoder.encode(block)
+        try:
+            result = encoder.encode(block)
+        except EnginesDiffer:
+            encoder = BlockEncoder(task)
+            result = encoder.encode(block)
         if result.error is not None:
             number, reason, detail = result.error
             raise ConversionError(f"{source.name}, {source.place} {number}: {reason} ({detail}).")
-        totals.add_counts(result.counts, result.skipped)
+        tally.add(result.tally)
         sampled += block.read_bytes
-    row_tokens = {TRAIN: options.row_tokens, VAL: options.val_row_tokens}
-    if not options.val_fraction:
-        del row_tokens[VAL]
     return Estimate(
         sources=len(sources),
         size=total_size(sources),
         sampled=sampled,
         seconds=(time.monotonic() - started) / options.cores,
-        counts=totals.counts,
-        skipped=totals.skipped,
-        row_tokens=row_tokens,
+        counts=tally.counts,
+        skipped=tally.skipped,
+        row_tokens=options.row_lengths(sources),
         token_bytes=2 if tokenizer.dtype == "uint16" else 4,
     )
 

@@ -9,16 +9,36 @@ from typing import Any, Literal
 
 from patch_algorithm.common.machine import usable_cores
 from patch_algorithm.data.conversion.documents import TRAIN, VAL, Task
-from patch_algorithm.data.conversion.packing import StreamPlan
+from patch_algorithm.data.conversion.workdir import PLAN_FORMAT
+from patch_algorithm.data.conversion.writing import RowFormat
 from patch_algorithm.data.dataset.remote import is_url
 from patch_algorithm.data.readers.find import find_sources
+from patch_algorithm.data.readers.labels import check_labels
 from patch_algorithm.data.readers.source import Reading, Source
-from patch_algorithm.data.readers.texts import TextSource
+from patch_algorithm.data.readers.splits import Splits
 from patch_algorithm.data.tokens.encoding import TokenizerSpec
 
 __all__ = ["Conversion"]
 
-_PLAN_FORMAT = 1
+# What decides the bytes, beside the sources and the tokenizer.
+_DECIDING = (
+    "row_tokens",
+    "val_row_tokens",
+    "val_fraction",
+    "split_by_component",
+    "text_field",
+    "component_field",
+    "eos",
+    "bos",
+    "special_tokens",
+    "compression",
+    "hub_config",
+    "hub_split",
+    "block_bytes",
+    "unit_bytes",
+    "longest_line",
+    "shard_bytes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +46,22 @@ class Conversion:
     """What is to be converted, into what, and how.
 
     Args:
-        sources: Files, folders, globs, ``builtin``, Hugging Face datasets; see
+        sources: Files, folders, globs, Hugging Face datasets, or sources as they are; see
             :func:`patch_algorithm.data.readers.find.find_sources`.
         tokenizer: A tokenizer's folder or name.
         out: The folder or URL of the dataset.
         row_tokens: Tokens in a row of the train split.
-        val_row_tokens: Tokens in a row of the val split.
+        val_row_tokens: Tokens in a row of the val and test splits.
         val_fraction: The share of documents that goes to the val split, by a hash of their text.
         split_by_component: Whether each component gets a stream of its own.
-        text_field: The field or column of the text.
+        text_field: The field or column of the text; a dot leads into an object.
+        component_field: The field or column that names a document's component, likewise; ``None`` tries
+            those of the Pile, SlimPajama and Dolma.
+        splits: Whether files that are named for validation or test get splits of their own, ``by-name``, or
+            are trained on, ``all-train``; ``None`` is ``by-name`` beside files named for training, and
+            otherwise refuses them.
+        encoder: The library that makes the ids, the same ones either way; see
+            :func:`patch_algorithm.data.tokens.engine.choose_engine`.
         eos: Whether an EOS token ends each document.
         bos: Whether a BOS token begins each document.
         special_tokens: ``text`` encodes strings that look like special tokens as ordinary text.
@@ -49,7 +76,6 @@ class Conversion:
             a URL.
         hub_config: The configuration of Hugging Face datasets.
         hub_split: The split of Hugging Face datasets.
-        builtin_megabytes: Text of the source ``builtin``, in millions of bytes.
         block_bytes: Text that a worker gets at a time, in bytes.
         unit_bytes: Text of a unit, in bytes.
         longest_line: Longer lines, in bytes, are bad ones.
@@ -68,6 +94,9 @@ class Conversion:
     val_fraction: float = 0.0
     split_by_component: bool = False
     text_field: str = "text"
+    component_field: str | None = None
+    splits: Splits | None = None
+    encoder: Literal["auto", "tokenizers", "fast"] = "auto"
     eos: bool = True
     bos: bool = False
     special_tokens: Literal["text", "allow"] = "text"
@@ -80,9 +109,8 @@ class Conversion:
     work_dir: str | None = None
     hub_config: str | None = None
     hub_split: str = "train"
-    builtin_megabytes: float = 50.0
     block_bytes: int = 2 * 2**20
-    unit_bytes: int = 16 * 2**20
+    unit_bytes: int = 64 * 2**20
     longest_line: int = 200 * 10**6
     shard_bytes: int = 64 * 2**20
     progress: bool = field(default=True, compare=False)
@@ -97,8 +125,6 @@ class Conversion:
             raise _bad("val_fraction", self.val_fraction, "a number from 0 to below 1")
         if self.workers is not None and self.workers < 0:
             raise _bad("workers", self.workers, "a whole number of at least 0")
-        if not 0 < self.builtin_megabytes < float("inf"):
-            raise _bad("builtin_megabytes", self.builtin_megabytes, "a number above 0")
         if not 0 < self.block_bytes <= self.unit_bytes:
             raise _bad("unit_bytes", self.unit_bytes, f"at least block_bytes, {self.block_bytes}")
         if self.longest_line <= self.block_bytes:
@@ -108,6 +134,8 @@ class Conversion:
             "compression": (None, "zstd"),
             "on_error": ("stop", "skip"),
             "engine": ("local", "ray"),
+            "splits": (None, "by-name", "all-train"),
+            "encoder": ("auto", "tokenizers", "fast"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -118,7 +146,7 @@ class Conversion:
     @property
     def reading(self) -> Reading:
         """How sources are read."""
-        return Reading(self.text_field, self.block_bytes, self.longest_line)
+        return Reading(self.text_field, self.block_bytes, self.longest_line, self.component_field)
 
     @property
     def out_folder(self) -> Path:
@@ -132,11 +160,11 @@ class Conversion:
         except (OSError, RuntimeError) as error:
             raise ValueError(f"--out {self.out} cannot be found: {error}") from error
 
-    @property
-    def row_lengths(self) -> dict[str, int]:
-        """Tokens in a row of each split that there is."""
-        lengths = {TRAIN: self.row_tokens}
-        return lengths | {VAL: self.val_row_tokens} if self.val_fraction else lengths
+    def row_lengths(self, sources: Sequence[Source] = ()) -> dict[str, int]:
+        """Tokens in a row of each split that there is; without the sources, of those that there may be."""
+        splits = {source.split or TRAIN for source in sources} | ({VAL} if self.val_fraction else set())
+        lengths = {TRAIN: self.row_tokens, VAL: self.val_row_tokens, "test": self.val_row_tokens}
+        return {split: length for split, length in lengths.items() if split in splits or not sources}
 
     @property
     def work_folder(self) -> Path:
@@ -149,12 +177,21 @@ class Conversion:
 
     def find_sources(self) -> list[Source]:
         """The sources themselves."""
-        return find_sources(
+        sources = find_sources(
             self.sources,
             hub_config=self.hub_config,
             hub_split=self.hub_split,
-            builtin=lambda: _builtin(self.builtin_megabytes),
+            splits=self.splits,
+            on_error=self.on_error,
         )
+        if self.val_fraction and any(source.split == VAL for source in sources):
+            raise ValueError(
+                f"--val-fraction is {self.val_fraction}, and there are sources for the split val already. "
+                "Ask for one of both, or train on those files, too, with --splits all-train."
+            )
+        if self.split_by_component:
+            check_labels(sources, self.reading, stop=self.on_error == "stop")
+        return sources
 
     @property
     def cores(self) -> int:
@@ -168,9 +205,10 @@ class Conversion:
             ValueError: If the tokenizer lacks a token that is asked for, or a row of its tokens does not fit
                 into a shard.
         """
-        for split, length in self.row_lengths.items():
+        formats = {}
+        for split, length in self.row_lengths().items():
             try:
-                StreamPlan(split, length, tokenizer.dtype, self.compression, (), self.shard_bytes)
+                formats[split] = RowFormat(length, tokenizer.dtype, self.compression, self.shard_bytes)
             except ValueError as error:
                 option = "--row-tokens" if split == TRAIN else "--val-row-tokens"
                 raise ValueError(f"{option} is {length}: {error} Ask for shorter rows.") from error
@@ -181,50 +219,24 @@ class Conversion:
             self.split_by_component,
             self.on_error == "stop",
             self.longest_line,
+            self.component_field,
+            formats,
+            self.out if is_url(self.out) else None,
         )
 
-    def plan(self, sources: Sequence[Source], tokenizer: TokenizerSpec) -> dict[str, Any]:
+    def plan(self, tokenizer: TokenizerSpec) -> dict[str, Any]:
         """All that decides the bytes, but for what the sources hold, which the units keep watch of."""
-        kept = (
-            "row_tokens",
-            "val_row_tokens",
-            "val_fraction",
-            "split_by_component",
-            "text_field",
-            "eos",
-            "bos",
-            "special_tokens",
-            "compression",
-            "hub_config",
-            "hub_split",
-            "block_bytes",
-            "unit_bytes",
-            "longest_line",
-            "shard_bytes",
-        )
+        names = [source if isinstance(source, str) else source.name for source in self.sources]
         return {
-            "format": _PLAN_FORMAT,
+            "format": PLAN_FORMAT,
             "out": self.out if is_url(self.out) else self.out_folder.name,
-            "sources": [source.name for source in sources],
+            "sources": names,
             "tokenizer": tokenizer.fingerprint,
             "eos_id": tokenizer.eos_id,
             "bos_id": tokenizer.bos_id,
             "dtype": tokenizer.dtype,
-            **{name: getattr(self, name) for name in kept},
+            **{name: getattr(self, name) for name in _DECIDING},
         }
-
-
-def _builtin(megabytes: float) -> Source:
-    from patch_algorithm.data.corpus.gather import gather, package_version
-    from patch_algorithm.data.corpus.prepare import BuiltinCorpus
-
-    packages = BuiltinCorpus.packages
-    return TextSource(
-        name="builtin",
-        load=lambda: gather(packages, megabytes),
-        version={"megabytes": megabytes, **{name: package_version(name) for name in packages}},
-        text_bytes=int(megabytes * 1e6),
-    )
 
 
 def _bad(option: str, value: object, expected: str) -> ValueError:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from patch_algorithm.common.files import write_whole
-from patch_algorithm.data.conversion.assembly import TOKENIZER
 from patch_algorithm.data.conversion.options import Conversion
+from patch_algorithm.data.conversion.records import ConversionError
 from patch_algorithm.data.conversion.upload import Uploader
-from patch_algorithm.data.conversion.workdir import ConversionError, WorkDir
+from patch_algorithm.data.conversion.workdir import WorkDir
+from patch_algorithm.data.conversion.writing import TOKENIZER
 from patch_algorithm.data.dataset.description import DATASET_JSON, INDEX, DatasetInfo, read_text
 from patch_algorithm.data.dataset.remote import is_url
 
@@ -88,7 +89,7 @@ def _check_nothing_there(options: Conversion, uploader: Uploader) -> None:
     if uploader.holds_anything():
         raise _something_else(options.out, f"there are objects, but no {DATASET_JSON}")
     # Not every store can be asked for what it holds.
-    for split in options.row_lengths:
+    for split in options.row_lengths():
         try:
             read_text(options.out, f"{split}/{INDEX}")
         except FileNotFoundError:
@@ -127,17 +128,12 @@ def _device(path: Path) -> int:
     return path.stat().st_dev
 
 
-def withdraw(url: str, options: Conversion, workdir: WorkDir) -> None:
-    """Takes the record of a dataset that is replaced away: from the first new shard on it is not whole.
-
-    Raises:
-        ConversionError: If it may not be replaced.
-    """
-    if check_out_again(options, workdir) == "finished":
-        folder = workdir.root / "withdrawn"
-        folder.mkdir(exist_ok=True)
-        write_whole(folder / DATASET_JSON, _MARK.encode())
-        Uploader(folder, url).upload(DATASET_JSON)
+def withdraw(url: str, workdir: WorkDir) -> None:
+    """Takes the record of a dataset that is replaced away: from the first new shard on it is not whole."""
+    folder = workdir.root / "withdrawn"
+    folder.mkdir(exist_ok=True)
+    write_whole(folder / DATASET_JSON, _MARK.encode())
+    Uploader(folder, url).upload(DATASET_JSON)
 
 
 def check_out_again(options: Conversion, workdir: WorkDir) -> Literal["absent", "finished"]:
@@ -150,5 +146,5 @@ def check_out_again(options: Conversion, workdir: WorkDir) -> Literal["absent", 
         return check_out(options)
     except ValueError as error:
         raise ConversionError(
-            f"{error} What is finished is kept in {workdir.root}: repeat the command when that is mended."
+            f"{error} What is finished is kept in {workdir.root}: settle that, then repeat the command."
         ) from error

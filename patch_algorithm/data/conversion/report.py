@@ -6,10 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from patch_algorithm.data.conversion.documents import BadDocument, Counts
+from patch_algorithm.common.tables import duration, table
+from patch_algorithm.data.conversion.documents import VAL, BadDocument, Counts
 from patch_algorithm.data.dataset.description import DatasetInfo
 
-__all__ = ["Estimate", "Report"]
+__all__ = ["Estimate", "Report", "empty_splits"]
+
+
+def empty_splits(info: DatasetInfo) -> list[str]:
+    """What was asked to be held out and is not there: a line for each stream of ``val`` without a row."""
+    if VAL not in info.row_tokens:
+        return []
+    components = sorted(info.components) if info.split_by_component else [None]
+    lines = []
+    for component in components:
+        stream = next((s for s in info.streams if (s.component, s.split) == (component, VAL)), None)
+        if stream is None or not stream.rows:
+            of = "" if component is None else f" of {component}"
+            left = stream.tokens_left_out if stream else 0
+            why = f"its {left:,} tokens fill no row" if left else "no document was drawn"
+            lines.append(f"--val-fraction leaves {VAL}{of} without a row: {why}")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -43,21 +60,15 @@ class Report:
             for split, values in splits.items()
         }
         lines = [_table(counts), ""]
-        rows = [("stream", "rows", "tokens a row", "shards", "tokens", "left out")]
-        rows += [
-            (
-                stream.path,
-                f"{stream.rows:,}",
-                f"{stream.row_tokens:,}",
-                f"{stream.shards:,}",
-                f"{stream.tokens:,}",
-                f"{stream.tokens_left_out:,}",
-            )
-            for stream in self.info.streams
-        ]
-        lines += [_aligned(rows), ""]
+        rows: list[Sequence[str]] = [("stream", "rows", "tokens a row", "shards", "tokens", "left out")]
+        for stream in self.info.streams:
+            numbers = (stream.rows, stream.row_tokens, stream.shards, stream.tokens, stream.tokens_left_out)
+            rows.append((stream.path, *(f"{number:,}" for number in numbers)))
+        lines += ["\n".join(table(rows)), ""]
         lines += [_skipped(self.info.skipped)] if self.info.skipped else []
+        lines += empty_splits(self.info)
         lines += [f"  {source}, {bad.number}: {bad.reason} ({bad.detail})" for source, bad in self.examples]
+        lines.append(f"{len(self.info.sources):,} sources were read; {self.info.encoder}")
         lines.append(f"{self.out}: finished in {self.seconds:.1f} s, {_speed(self.encoded, self.seconds)}")
         return "\n".join(lines)
 
@@ -109,10 +120,8 @@ class Estimate:
                 tokens = sum(counts.tokens for (_, name), counts in whole.items() if name == split)
                 lines.append(f"{split}: about {tokens // length:,} rows of {length:,} tokens")
             output = sum(counts.tokens for counts in whole.values()) * self.token_bytes
-            lines.append(
-                f"about {output / 1e9:.2f} GB without compression, and as much again while it is made; "
-                f"about {_duration(self.seconds * self.scale)}"
-            )
+            time = duration(self.seconds * self.scale)
+            lines.append(f"about {output / 1e9:.2f} GB without compression; about {time}")
         lines += [_skipped(self.skipped) + " (in the sample)"] if self.skipped else []
         return "\n".join([*lines, "Nothing was written."])
 
@@ -124,27 +133,12 @@ def _table(counts: Mapping[tuple[str, str], Counts]) -> str:
         rows.append((component, split, *_numbers(values)))
         total = total.plus(values)
     rows.append(("total", "", *_numbers(total)))
-    return _aligned(rows)
+    return "\n".join(table(rows))
 
 
 def _numbers(counts: Counts) -> tuple[str, str, str, str]:
     each = counts.bytes / counts.tokens if counts.tokens else 0.0
     return f"{counts.documents:,}", f"{counts.bytes / 1e6:,.2f}", f"{counts.tokens:,}", f"{each:.2f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    # Names to the left, numbers to the right.
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    names = [not any(cell[:1].isdigit() for cell in column[1:]) for column in zip(*rows, strict=True)]
-    names[0] = True
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if name else cell.rjust(width)
-            for cell, width, name in zip(row, widths, names, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def _skipped(skipped: Mapping[str, int]) -> str:
@@ -155,8 +149,3 @@ def _speed(counts: Counts, seconds: float) -> str:
     if not counts.documents:
         return "nothing was left to encode"
     return f"{counts.bytes / seconds / 1e6:.2f} MB of text/s, {counts.tokens / seconds / 1e6:.3f} M tokens/s"
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from patch_algorithm.data.conversion.workdir import ConversionError
+from patch_algorithm.data.conversion.records import ConversionError
 
 __all__ = ["Uploader"]
 

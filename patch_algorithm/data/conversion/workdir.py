@@ -4,11 +4,10 @@
 
     plan.json                   what decides the bytes that come out
     lock                        held while a conversion works here
-    units/00000/000000.tokens   tokens of a unit of work of source 0, stream by stream
-    units/00000/000000.json     its record; the unit is finished when this is there
-    units/00000/end.json        how many units the source has; written at its end
     data/                       the dataset, before it is renamed to where it shall lie
-    uploaded/                   a mark for each shard that is in an object store
+    data/train/UNIT/            a unit's shards of the stream `train`; removed once they are uploaded
+    units/UNIT.tail             the tokens that fill no shard of it, stream by stream
+    units/UNIT.json             its record; the unit is finished when this is there
     publishing                  the plan once more; the dataset is finished, and only its place is wanting
 """
 
@@ -19,7 +18,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,109 +25,18 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from patch_algorithm.common.files import write_whole
-from patch_algorithm.data.conversion.documents import BadDocument, Counts
-from patch_algorithm.data.readers.blocks import Position
+from patch_algorithm.data.conversion.records import ConversionError, UnitRecord
 
-__all__ = [
-    "ConversionError",
-    "SourceEnd",
-    "TokenRun",
-    "UnitRecord",
-    "WorkDir",
-    "no_room_told",
-]
+__all__ = ["PLAN_FORMAT", "WorkDir", "no_room_told"]
 
-_PLAN_KEYS = {"format", "out", "sources", "tokenizer"}
-_FOLDERS = ("units", "uploaded", "data", "replaced", "withdrawn", "tokenizer")
+PLAN_FORMAT = 2
+"""Of the work folder; 1 kept the tokens of all units until the end."""
+
+_PLAN_KEYS = {"format", "out", "tokenizer"}
+_FOLDERS = ("units", "data", "replaced", "withdrawn", "tokenizer", "uploaded")  # the last by version 1
 # Without a plan there is nothing else of ours.
 _BESIDE_PLAN = {"lock", "publishing", "plan.json.partial"}
-
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class ConversionError(ValueError):
-    """A conversion that has stopped and can be continued."""
-
-
-@dataclass(frozen=True)
-class TokenRun:
-    """A run of one stream's tokens in a unit's file.
-
-    Attributes:
-        component: ``None`` where all components share a stream.
-        split: ``train`` or ``val``.
-        start: Tokens before it in the file.
-        tokens: Its length.
-    """
-
-    component: str | None
-    split: str
-    start: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class UnitRecord:
-    """What is known of a finished unit.
-
-    Attributes:
-        start: Where it begins in its source.
-        end: Where it ends.
-        stamp: The source's stamp when it was read.
-        digest: Hash of its text, in hexadecimal digits.
-        read_bytes: Bytes of the file that were read for it.
-        counts: By (component, split).
-        runs: The runs of tokens in its file, in order.
-        skipped: Bad documents by reason.
-        examples: The first of them.
-    """
-
-    start: Position
-    end: Position
-    stamp: dict[str, Any]
-    digest: str
-    read_bytes: int
-    counts: dict[tuple[str, str], Counts] = field(default_factory=dict)
-    runs: list[TokenRun] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=dict)
-    examples: list[BadDocument] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is written."""
-        counts = [[*key, *values] for key, values in sorted(self.counts.items())]
-        return {**asdict(self), "counts": counts}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> UnitRecord:
-        """As it was written."""
-        return cls(
-            start=Position(*value["start"]),
-            end=Position(*value["end"]),
-            stamp=value["stamp"],
-            digest=value["digest"],
-            read_bytes=value["read_bytes"],
-            counts={(name, split): Counts(*numbers) for name, split, *numbers in value["counts"]},
-            runs=[TokenRun(**run) for run in value["runs"]],
-            skipped=value["skipped"],
-            examples=[BadDocument(*example) for example in value["examples"]],
-        )
-
-
-@dataclass(frozen=True)
-class SourceEnd:
-    """The end of a source.
-
-    Attributes:
-        units: How many units it has.
-        stamp: The source's stamp when it was read.
-        reason: Why it could not be read further, in a few words, if that was not its proper end.
-        detail: What exactly.
-    """
-
-    units: int
-    stamp: dict[str, Any]
-    reason: str | None = None
-    detail: str = ""
 
 
 class WorkDir:
@@ -143,7 +50,8 @@ class WorkDir:
     def __init__(self, root: Path, dtype: str) -> None:
         self.root = root
         self.data = root / "data"
-        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._units = root / "units"
+        self._dtype = np.dtype(dtype)
 
     def check_ours(self) -> None:
         """Makes sure that nobody else keeps things here, which our own would be mixed with.
@@ -151,7 +59,7 @@ class WorkDir:
         Raises:
             ValueError: If somebody does.
         """
-        if not self.root.exists() or _is_plan(read_json(self.root / "plan.json")):
+        if not self.root.exists() or _is_plan(_read_json(self.root / "plan.json")):
             return
         if not self.root.is_dir() or {path.name for path in self.root.iterdir()} - _BESIDE_PLAN:
             raise ValueError(
@@ -161,7 +69,7 @@ class WorkDir:
 
     def is_for(self, out: str) -> bool:
         """Whether there is unfinished work whose dataset shall lie at this URL."""
-        plan = read_json(self.root / "plan.json") or read_json(self.root / "publishing")
+        plan = self._plan()
         return _is_plan(plan) and plan["out"] == out
 
     @contextmanager
@@ -197,10 +105,15 @@ class WorkDir:
         Raises:
             ConversionError: If there is work by another plan.
         """
-        found = read_json(self.root / "plan.json") or read_json(self.root / "publishing")
+        found = self._plan()
         if found == plan:
             return True
         if _is_plan(found) and not anew:
+            if found["format"] != PLAN_FORMAT:
+                raise ConversionError(
+                    f"{self.root} holds work that another version of patch-algorithm began and this one "
+                    "cannot continue. Finish it with that version, or add --overwrite to throw it away."
+                )
             differences = [
                 f"{key} is {_short(found.get(key))} there and {_short(plan.get(key))} here"
                 for key in sorted({*found, *plan})
@@ -211,65 +124,62 @@ class WorkDir:
                 "Repeat the command that began it to continue it, or add --overwrite to throw it away."
             )
         (self.root / "publishing").unlink(missing_ok=True)
-        self.drop_data()
-        shutil.rmtree(self.root / "units", ignore_errors=True)
-        write_whole(self.root / "plan.json", dump_json(plan))
-        return False
-
-    def records(self, source: int) -> dict[int, UnitRecord]:
-        """The finished units of a source by their numbers."""
-        found = {}
-        for path in sorted(self._folder(source).glob("[0-9]*.json")):
-            value = read_json(path)
-            if value is None:
-                continue
-            record = UnitRecord.from_json(value)
-            tokens = path.with_suffix(".tokens")
-            expected = sum(run.tokens for run in record.runs) * self._dtype.itemsize
-            # After a loss of power a file can be shorter than what was written to it.
-            if tokens.is_file() and tokens.stat().st_size == expected:
-                found[int(path.stem)] = record
-        return found
-
-    def end(self, source: int) -> SourceEnd | None:
-        """The end of a source, if it has been reached."""
-        value = read_json(self._folder(source) / "end.json")
-        return SourceEnd(**value) if value is not None else None
-
-    def commit(self, source: int, unit: int, record: UnitRecord, tokens: Sequence[np.ndarray]) -> None:
-        """Keeps a finished unit; its tokens are written run by run."""
-        path = self.tokens_path(source, unit)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, *(np.ascontiguousarray(run, dtype=self._dtype).data for run in tokens))
-        self.commit_record(source, unit, record)
-
-    def commit_record(self, source: int, unit: int, record: UnitRecord) -> None:
-        """Keeps the record of a unit whose tokens are there."""
-        write_whole(self.tokens_path(source, unit).with_suffix(".json"), dump_json(record.to_json()))
-
-    def commit_end(self, source: int, end: SourceEnd) -> None:
-        """Keeps the end of a source."""
-        folder = self._folder(source)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "end.json", dump_json(asdict(end)))
-
-    def tokens_path(self, source: int, unit: int) -> Path:
-        """The file with a unit's tokens."""
-        return self._folder(source) / f"{unit:06d}.tokens"
-
-    def drop_data(self) -> None:
-        """Removes what was packed of units that have changed since."""
-        for name in ("uploaded", "data"):
+        # Half removed, it would be taken for whole by the command that began it.
+        for name in ("units", "data"):
             if (self.root / name).exists():
-                # Half removed, it would be taken for whole by the command that began it.
                 aside = self.root / f"{name}.partial"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.root / name).rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)
+        write_whole(self.root / "plan.json", _dump_json(plan))
+        return False
+
+    def _plan(self) -> Any:
+        return _read_json(self.root / "plan.json") or _read_json(self.root / "publishing")
+
+    def records(self) -> dict[str, UnitRecord]:
+        """The finished units by their names; those whose files are not whole are left out."""
+        found = {}
+        for path in self._units.glob("*.json"):
+            value = _read_json(path)
+            if value is not None and self._is_whole(path.stem, record := UnitRecord.from_json(value)):
+                found[path.stem] = record
+        return found
+
+    def _is_whole(self, unit: str, record: UnitRecord) -> bool:
+        # After a loss of power a file can be shorter than what was written to it.
+        sizes = {self._tail(unit): sum(part.tail for part in record.parts) * self._dtype.itemsize}
+        for part in () if record.uploaded else record.parts:
+            sizes |= {self.data / file: size for file, size in part.files()}
+        return all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
+
+    def clear(self, unit: str) -> None:
+        """Removes what is there of a unit that is done again, its record first."""
+        (self._units / f"{unit}.json").unlink(missing_ok=True)
+        self._tail(unit).unlink(missing_ok=True)
+        for folder in (*self.data.glob(f"*/{unit}"), *self.data.glob(f"*/*/{unit}")):
+            shutil.rmtree(folder)
+
+    def commit(self, unit: str, record: UnitRecord, tails: Sequence[np.ndarray]) -> None:
+        """Makes a unit final, whose shards are in their places."""
+        self._units.mkdir(parents=True, exist_ok=True)
+        write_whole(self._tail(unit), *(np.ascontiguousarray(tail).data for tail in tails))
+        self.commit_record(unit, record)
+
+    def commit_record(self, unit: str, record: UnitRecord) -> None:
+        """Keeps the record of a unit whose tail is there."""
+        write_whole(self._units / f"{unit}.json", _dump_json(record.to_json()))
+
+    def tail(self, unit: str, start: int = 0, tokens: int = -1) -> np.ndarray:
+        """Tokens ``[start, start + tokens)`` of a unit's tail; by default all."""
+        return np.fromfile(self._tail(unit), self._dtype, tokens, offset=start * self._dtype.itemsize)
+
+    def _tail(self, unit: str) -> Path:
+        return self._units / f"{unit}.tail"
 
     def is_publishing(self) -> bool:
         """Whether the dataset is finished, and perhaps at its place already."""
-        return _is_plan(read_json(self.root / "publishing"))
+        return _is_plan(_read_json(self.root / "publishing"))
 
     def mark_publishing(self) -> None:
         """Notes that the dataset is finished and only its place is wanting."""
@@ -307,9 +217,6 @@ class WorkDir:
         with suppress(OSError):
             self.root.rmdir()
 
-    def _folder(self, source: int) -> Path:
-        return self.root / "units" / f"{source:05d}"
-
 
 @contextmanager
 def no_room_told(folder: Path) -> Iterator[None]:
@@ -329,7 +236,7 @@ def no_room_told(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     """The content of a JSON file; ``None`` where there is no whole one."""
     try:
         return json.loads(path.read_bytes())
@@ -337,9 +244,8 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def dump_json(value: Any) -> bytes:
-    """JSON to be read by people as well."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+def _dump_json(value: Any) -> bytes:
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode()
 
 
 def _is_plan(value: object) -> bool:

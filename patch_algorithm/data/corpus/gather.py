@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gc
 import hashlib
+import math
 import sys
 import sysconfig
 import warnings
@@ -14,10 +15,21 @@ from importlib import metadata, util
 from pathlib import Path
 
 from patch_algorithm.common.progress_bar import progress_bar
+from patch_algorithm.data.readers.texts import TextSource
 
-__all__ = ["STDLIB", "gather", "module_files", "package_root", "package_version"]
+__all__ = [
+    "PACKAGES",
+    "STDLIB",
+    "builtin_source",
+    "gather",
+    "module_files",
+    "package_root",
+    "package_version",
+]
 
 STDLIB = "stdlib"
+PACKAGES: tuple[str, ...] = (STDLIB, "torch", "transformers", "numpy", "sympy", "networkx")
+"""The packages whose text is the built-in corpus, unless others are named."""
 
 # Tests repeat themselves and some distributions leave them out, as they do IDLE and lib2to3: without
 # them the corpus depends less on who packaged Python.
@@ -109,6 +121,22 @@ def gather(packages: Sequence[str], megabytes: float) -> list[str]:
     raise ValueError(
         f"megabytes: {megabytes} asked for, but the packages {', '.join(packages)} hold only "
         f"{size / 1e6:.1f}. Ask for less, or name more packages."
+    )
+
+
+def builtin_source(megabytes: float) -> TextSource:
+    """The text of this installation as a source of documents named ``builtin``.
+
+    Raises:
+        ValueError: If ``megabytes`` is out of range.
+    """
+    if not 0 < megabytes < math.inf:
+        raise ValueError(f"--builtin-megabytes is {megabytes!r}; expected a number above 0.")
+    return TextSource(
+        name="builtin",
+        load=lambda: gather(PACKAGES, megabytes),
+        version={"megabytes": megabytes, **{name: package_version(name) for name in PACKAGES}},
+        text_bytes=int(megabytes * 1e6),
     )
 
 

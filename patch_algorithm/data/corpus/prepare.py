@@ -24,7 +24,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
 from patch_algorithm.data.conversion.documents import TRAIN, VAL, held_out
-from patch_algorithm.data.corpus.gather import STDLIB, gather, package_root, package_version
+from patch_algorithm.data.corpus.gather import PACKAGES, gather, package_root, package_version
 
 __all__ = ["BuiltinCorpus", "BuiltinCorpusTokenizer", "prepare_builtin_corpus"]
 
@@ -64,7 +64,7 @@ class BuiltinCorpus:
     vocab_size: int = 4096
     megabytes: float = 10.0
     val_share: float = 0.03
-    packages: tuple[str, ...] = (STDLIB, "torch", "transformers", "numpy", "sympy", "networkx")
+    packages: tuple[str, ...] = PACKAGES
 
     def __post_init__(self) -> None:
         if not isinstance(self.folder, str) or not self.folder:

@@ -6,12 +6,11 @@ from patch_algorithm.data.dataset.description import (
     DATASET_JSON,
     ComponentCounts,
     DatasetInfo,
-    ShardFault,
     StreamInfo,
     TokenizerInfo,
-    check_shards,
 )
 from patch_algorithm.data.dataset.inspection import Inspection, inspect_dataset, read_row, row_text
+from patch_algorithm.data.dataset.integrity import ShardFault, check_shards
 
 __all__ = [
     "DATASET_JSON",

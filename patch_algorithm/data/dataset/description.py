@@ -1,8 +1,7 @@
-"""What a converted data set says of itself: ``dataset.json``, and whether its shards are whole."""
+"""What a converted data set says of itself: ``dataset.json``."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -18,19 +17,19 @@ from patch_algorithm.data.dataset.remote import download, is_url
 __all__ = [
     "DATASET_JSON",
     "INDEX",
+    "TOKENIZER_JSON",
     "ComponentCounts",
     "DatasetInfo",
-    "ShardFault",
+    "EncoderInfo",
     "StreamInfo",
     "TokenizerInfo",
-    "check_shards",
 ]
 
 DATASET_JSON = "dataset.json"
 INDEX = "index.json"
+TOKENIZER_JSON = "tokenizer/tokenizer.json"
 FORMAT = 1
 
-_SLICE = 1 << 22  # bytes
 _TYPES = {
     "bool": (bool,),
     "int": (int,),
@@ -53,6 +52,31 @@ class TokenizerInfo:
     special_tokens: str
     adds_eos: bool
     adds_bos: bool
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """The library that made the ids.
+
+    Attributes:
+        name: With its version.
+        probes: On how many probes it agreed with ``tokenizers`` beforehand; 0 where it is that.
+        documents: How many documents of the data set both have encoded, with the same ids.
+        differed: Whether a document had other ids, after which ``tokenizers`` encoded the rest, with all of
+            the unit that it is in.
+    """
+
+    name: str
+    probes: int = 0
+    documents: int = 0
+    differed: bool = False
+
+    def __str__(self) -> str:
+        if not self.probes:
+            return f"encoded by {self.name}"
+        if self.differed:
+            return f"encoded by {self.name} until a document had other ids, then by tokenizers"
+        return f"encoded by {self.name}, checked on {self.probes:,} probes and {self.documents:,} documents"
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,7 @@ class DatasetInfo:
         skipped: Lines that were skipped, by reason.
         sources: The names of the sources.
         created_by: The program and its version.
+        encoder: The library that made the ids; ``None`` where an earlier version did not say.
     """
 
     tokenizer: TokenizerInfo
@@ -116,6 +141,7 @@ class DatasetInfo:
     skipped: dict[str, int] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     created_by: str = f"patch-algorithm {__version__}"
+    encoder: EncoderInfo | None = None
 
     @property
     def max_row_tokens(self) -> int:
@@ -136,7 +162,10 @@ class DatasetInfo:
             for stream in self.streams
         )
         asked = split if component is None else f"{component} {split}"
-        raise ValueError(f"the data set has no stream {asked!r}; it has {there or 'none'}.")
+        how = ""
+        if component is None and self.split_by_component:
+            how = " It is split by component: name one with --component."
+        raise ValueError(f"the data set has no stream {asked!r}; it has {there or 'none'}.{how}")
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``dataset.json``."""
@@ -170,6 +199,7 @@ class DatasetInfo:
                 skipped=dict(content["skipped"]),
                 sources=tuple(content["sources"]),
                 created_by=content["created_by"],
+                encoder=_made(EncoderInfo, content["encoder"]) if content.get("encoder") else None,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{DATASET_JSON} is not one of a converted data set: {error!r}.") from error
@@ -216,79 +246,6 @@ class DatasetInfo:
         )
 
 
-@dataclass(frozen=True)
-class ShardFault:
-    """A file that is not what the index says.
-
-    Attributes:
-        path: The file's path within the data set.
-        reason: ``missing``, ``has N bytes, not M``, or ``corrupted``.
-    """
-
-    path: str
-    reason: str
-
-
-def check_shards(folder: str | Path, info: DatasetInfo | None = None) -> list[ShardFault]:
-    """Compares every shard with the size and the SHA-1 that its index records.
-
-    Args:
-        folder: The data set, local or a URL, whose shards are then downloaded one by one.
-        info: Its ``dataset.json``, if it has been read already.
-
-    Returns:
-        The files that differ, in order; empty where all is well.
-
-    Raises:
-        ValueError: If there is no data set, or an object store cannot be read.
-    """
-    info = info or DatasetInfo.read(folder)
-    faults: list[ShardFault] = []
-    for stream in info.streams:
-        if not stream.rows:
-            continue
-        index = f"{stream.path}/{INDEX}"
-        try:
-            shards = read_index(folder, stream.path)
-        except FileNotFoundError:
-            faults.append(ShardFault(index, "missing"))
-            continue
-        except ValueError:
-            faults.append(ShardFault(index, "corrupted"))
-            continue
-        rows = sum(shard["samples"] for shard in shards)
-        if rows != stream.rows:
-            faults.append(ShardFault(index, f"has {rows:,} rows, not {stream.rows:,}"))
-        for shard in shards:
-            if fault := check_file(folder, stream.path, shard["zip_data"] or shard["raw_data"]):
-                faults.append(fault)
-    return faults
-
-
-def read_index(folder: str | Path, stream: str) -> list[dict[str, Any]]:
-    """The shards that a stream's ``index.json`` lists.
-
-    Raises:
-        FileNotFoundError: If there is no index.
-        ValueError: If it cannot be read.
-    """
-    try:
-        shards = json.loads(read_text(folder, f"{stream}/{INDEX}"))["shards"]
-        if all(isinstance(s["samples"], int) and _is_file(s["zip_data"] or s["raw_data"]) for s in shards):
-            return shards
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{stream}/{INDEX} in {folder} cannot be read: {error!r}.") from error
-    raise ValueError(f"{stream}/{INDEX} in {folder} is not an index of MDS shards.")
-
-
-def _is_file(entry: Mapping[str, Any]) -> bool:
-    return (
-        isinstance(entry["basename"], str)
-        and isinstance(entry["bytes"], int)
-        and isinstance(entry["hashes"], dict)
-    )
-
-
 def _made(kind: type[_T], values: Mapping[str, Any]) -> _T:
     """A dataclass of plain values, each of the type that it is declared with."""
     made = kind(**values)
@@ -321,22 +278,3 @@ def local_copy(folder: str | Path, file: str, aside: str | Path) -> Path:
     path = Path(aside) / Path(file).name
     download(f"{str(folder).rstrip('/')}/{file}", path)
     return path
-
-
-def check_file(folder: str | Path, stream: str, expected: Mapping[str, Any]) -> ShardFault | None:
-    """Compares a shard with what the index records of its file, ``zip_data`` or ``raw_data``."""
-    name = f"{stream}/{expected['basename']}"
-    sha1, size = hashlib.sha1(usedforsecurity=False), 0
-    with tempfile.TemporaryDirectory() as aside:
-        try:
-            with local_copy(folder, name, aside).open("rb") as file:
-                while data := file.read(_SLICE):
-                    sha1.update(data)
-                    size += len(data)
-        except FileNotFoundError:
-            return ShardFault(name, "missing")
-    if size != expected["bytes"]:
-        return ShardFault(name, f"has {size:,} bytes, not {expected['bytes']:,}")
-    if sha1.hexdigest() != expected["hashes"].get("sha1"):
-        return ShardFault(name, "corrupted")
-    return None

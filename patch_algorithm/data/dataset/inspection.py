@@ -12,19 +12,15 @@ import zstandard
 from tokenizers import Tokenizer
 
 from patch_algorithm.data.dataset.description import (
+    TOKENIZER_JSON,
     DatasetInfo,
-    ShardFault,
     StreamInfo,
-    check_file,
-    check_shards,
     local_copy,
-    read_index,
     read_text,
 )
+from patch_algorithm.data.dataset.integrity import ShardFault, check_file, check_shards, read_index
 
 __all__ = ["Inspection", "inspect_dataset", "read_row", "row_text"]
-
-_TOKENIZER_FILE = "tokenizer/tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -83,9 +79,9 @@ def inspect_dataset(folder: str | Path) -> Inspection:
     try:
         _read_tokenizer(folder)
     except FileNotFoundError:
-        faults.append(ShardFault(_TOKENIZER_FILE, "missing"))
+        faults.append(ShardFault(TOKENIZER_JSON, "missing"))
     except ValueError:
-        faults.append(ShardFault(_TOKENIZER_FILE, "corrupted"))
+        faults.append(ShardFault(TOKENIZER_JSON, "corrupted"))
     return Inspection(str(folder), info, tuple(faults))
 
 
@@ -126,16 +122,16 @@ def row_text(folder: str | Path, row: int, split: str = "train", component: str 
     try:
         tokenizer = _read_tokenizer(folder)
     except FileNotFoundError as error:
-        raise ValueError(f"{folder} lacks {_TOKENIZER_FILE}, which it was written with.") from error
+        raise ValueError(f"{folder} lacks {TOKENIZER_JSON}, which it was written with.") from error
     return tokenizer.decode(ids.tolist(), skip_special_tokens=False)
 
 
 def _read_tokenizer(folder: str | Path) -> Tokenizer:
-    text = read_text(folder, _TOKENIZER_FILE)
+    text = read_text(folder, TOKENIZER_JSON)
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more particular
-        raise ValueError(f"{_TOKENIZER_FILE} in {folder} cannot be read: {error}") from error
+        raise ValueError(f"{TOKENIZER_JSON} in {folder} cannot be read: {error}") from error
 
 
 def _shard_bytes(
@@ -157,7 +153,7 @@ def _about(info: DatasetInfo) -> Iterator[str]:
     yield f"  fingerprint  {tokenizer.fingerprint}"
     yield f"  documents    {' and '.join(added) or 'nothing'} added; '<|...|>' and the like read as {read_as}"
     yield f"  rows         {info.dtype}, {stored}"
-    yield f"  written by   {info.created_by}"
+    yield f"  written by   {info.created_by}" + (f", {info.encoder}" if info.encoder else "")
 
 
 def _stream_rows(info: DatasetInfo) -> list[Sequence[str]]:

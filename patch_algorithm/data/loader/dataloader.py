@@ -17,7 +17,7 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from patch_algorithm.data.loader.pile_dataset import PileDataset
+from patch_algorithm.data.loader.pile_dataset import PileDataset, is_train
 from patch_algorithm.data.loader.places import PLACE_KEYS, find_streams
 
 __all__ = ["build_pile_dataloader"]
@@ -42,7 +42,7 @@ _FOUNDRY_KEYS = {
     "override_eos_token_id_mismatch_error",
     "seq_parallel_replication",
 }
-_OWN_KEYS = {"components", "long_rows", "streams", *PLACE_KEYS}
+_OWN_KEYS = {"components", "long_rows", "streams", "verify", *PLACE_KEYS}
 
 
 def build_pile_dataloader(
@@ -68,7 +68,9 @@ def build_pile_dataloader(
               with ``--split-by-component``; without it all rows are used, each once an epoch;
             * ``long_rows``: what happens to rows longer than ``max_seq_len``, ``refuse`` or ``cut``.
               Default: ``refuse`` for splits whose name begins with ``train`` and where no split is
-              given, else ``cut``.
+              given, else ``cut``. Rows are counted after cutting everywhere, as in ``epoch_size``;
+            * ``verify``: whether the shards that are there at start are compared by their checksums, too,
+              which reads each of them once; by default by their sizes.
         drop_last: Whether a last batch that is not full is left out.
         num_workers: Processes that read ahead; the next keys mean nothing where it is 0.
         pin_memory: As for :class:`torch.utils.data.DataLoader`.
@@ -86,8 +88,7 @@ def build_pile_dataloader(
     if tokenizer is None:
         raise ValueError("The pile loader needs a tokenizer: set tokenizer.name.")
     asked = dict(dataset)
-    # The builder is not told whose loader it builds; the split says it.
-    key = f"{'train' if _is_train(asked.get('split')) else 'eval'}_loader.dataset"
+    key = _key(asked, drop_last)
     cut = _check_keys(asked, key)
     asked["replication"], rows = construct_from_registry(
         name="dataset_replication_validator",
@@ -124,6 +125,15 @@ def build_pile_dataloader(
     )
 
 
+def _key(asked: Mapping[str, Any], drop_last: bool) -> str:
+    # The builder is not told whose loader it builds.
+    if not is_train(asked.get("split")):
+        return "eval_loader.dataset"
+    if drop_last or asked.get("shuffle"):
+        return "train_loader.dataset"
+    return "eval_loader or train_loader.dataset"
+
+
 def _check_keys(asked: Mapping[str, Any], key: str) -> bool:
     """Checks the keys and the values that are ours; returns whether longer rows are cut."""
     known = _DATASET_KEYS | _FOUNDRY_KEYS | _OWN_KEYS
@@ -142,14 +152,10 @@ def _check_keys(asked: Mapping[str, Any], key: str) -> bool:
         raise ValueError(
             f"{key}.max_seq_len is {length!r}; expected the length of a row in tokens, at least 2."
         )
-    long_rows = asked.get("long_rows") or ("refuse" if _is_train(asked.get("split")) else "cut")
+    long_rows = asked.get("long_rows") or ("refuse" if is_train(asked.get("split")) else "cut")
     if long_rows not in ("refuse", "cut"):
         raise ValueError(f"{key}.long_rows is {long_rows!r}; expected refuse or cut.")
     return long_rows == "cut"
-
-
-def _is_train(split: object) -> bool:
-    return not split or str(split).startswith("train")
 
 
 def _say_what_is_read(data: PileDataset, mixed: bool) -> None:

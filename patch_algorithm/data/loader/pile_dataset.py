@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from llmfoundry.data.text_data import StreamingTextDataset
 from streaming.base.format import Reader
-from streaming.base.format.mds.reader import MDSReader
-from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from patch_algorithm.data.loader.rows import row_ids, row_tokens
 from patch_algorithm.data.loader.streams import VerifiedStream
+from patch_algorithm.data.tokens.identity import largest_id
 
-__all__ = ["PileDataset"]
+__all__ = ["PileDataset", "is_train"]
+
+
+def is_train(split: object) -> bool:
+    """Whether a split is for training, as one without a name is taken to be."""
+    return not split or str(split).startswith("train")
 
 
 class PileDataset(StreamingTextDataset):
@@ -54,37 +59,31 @@ class PileDataset(StreamingTextDataset):
         key: str,
         **options: Any,
     ) -> None:
+        self._token_dtype = np.dtype(options.get("token_encoding_type") or "int64")
+        if cut:
+            for stream in streams:
+                stream.cut_rows(max_seq_len, self._token_dtype)
         super().__init__(
             tokenizer=tokenizer, streams=streams, max_seq_len=max_seq_len, batch_size=batch_size, **options
         )
         self.key = key
-        self._vocabulary = len(tokenizer)
-        self._token_dtype = np.dtype(self.token_encoding_type)
         self._piece_tokens = max_seq_len
+        self._largest_id = largest_id(tokenizer)
         # Unknown where the index does not say and no shard is here yet: every row is checked as it is read.
         self.row_tokens = self._length_of_rows() or max_seq_len
         self.pieces = _pieces(self.row_tokens, max_seq_len, cut, key)
-        # What llm-foundry would cut rows to as it reads them.
-        self.max_seq_len = self.row_tokens
 
-    def __len__(self) -> int:
-        """Rows of an epoch on this device, after cutting."""
-        return super().__len__() * self.pieces
+    def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of an epoch in order, before shuffling; for evaluation the streams take turns.
 
-    def __iter__(self) -> Iterator[Any]:
-        """The rows of this device and worker, each ``[T]`` of int64, after cutting."""
-        for row in super().__iter__():
-            if self.pieces > 1 and isinstance(row, Tensor):
-                yield from row.split(self._piece_tokens)
-            else:
-                yield row
-
-    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
-        """What resumes an epoch after ``num_samples`` rows, counted after cutting, of all devices.
-
-        A row of which some pieces have been used is read again.
+        Composer evaluates the first batches alone where ``eval_subset_num_batches`` is set: they should hold
+        something of every component.
         """
-        return super().state_dict(num_samples // self.pieces, from_beginning)
+        units, sample_ids = super().resample_streams(epoch, stream_id)
+        if not self.shuffle and stream_id is None and not any(is_train(s.split) for s in self.streams):
+            starts = np.asarray(self.sample_offset_per_stream)
+            sample_ids = sample_ids[_turns(np.searchsorted(starts, sample_ids, side="right") - 1)]
+        return units, sample_ids
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Reads a row, and checks its length and ids.
@@ -99,20 +98,21 @@ class PileDataset(StreamingTextDataset):
             stream, shard = self._origin(sample_id)
             stream.raise_failure(shard)
             raise
-        ids = _ids(sample, self._token_dtype)
-        if len(ids) != self.row_tokens:
+        ids = row_ids(sample, self._token_dtype)
+        if len(ids) != self._piece_tokens:
             stream, _ = self._origin(sample_id)
             raise ValueError(
                 f"{stream.key}: a row of {stream.place} has {len(ids)} tokens, and {self.key}.max_seq_len "
-                f"asks for {self.row_tokens}. Set it to the length of the rows; rows of several lengths, and "
-                "rows to be cut whose length the index does not say, want to be converted anew."
+                f"asks for {self._piece_tokens}. Set it to the length of the rows. Rows of several lengths, "
+                "and rows to be cut whose length the index does not give: convert the data again, with rows "
+                "of one length."
             )
-        if ids.max() >= self._vocabulary or (ids.dtype.kind == "i" and ids.min() < 0):
+        if ids.max() > self._largest_id or (ids.dtype.kind == "i" and ids.min() < 0):
             stream, _ = self._origin(sample_id)
             raise ValueError(
                 f"{stream.key}: a row of {stream.place} has ids from {ids.min()} to {ids.max()}, and the "
-                f"tokenizer has {self._vocabulary} entries. Use the tokenizer that the data was written "
-                f"with, and for a column of bytes the right {self.key}.token_encoding_type."
+                f"largest id of the tokenizer is {self._largest_id}. Use the tokenizer that the data was "
+                f"written with, and for a column of bytes the right {self.key}.token_encoding_type."
             )
         return sample
 
@@ -125,7 +125,7 @@ class PileDataset(StreamingTextDataset):
         for shard_id, shard in enumerate(self.shards):
             stream = self.streams[int(self.stream_per_shard[shard_id])]
             first = shard_id == self.shard_offset_per_stream[self.stream_per_shard[shard_id]]
-            length = _row_tokens(shard, stream, self._token_dtype, look=first)
+            length = row_tokens(shard, self._token_dtype, f"{stream.key}: {stream.place}", look=first)
             if length is not None:
                 places.setdefault(length, stream.place)
         if len(places) > 1:
@@ -137,27 +137,12 @@ class PileDataset(StreamingTextDataset):
         return next(iter(places), None)
 
 
-def _row_tokens(shard: Reader, stream: VerifiedStream, dtype: np.dtype[Any], look: bool) -> int | None:
-    """Tokens in a row, from the index; if that does not say and ``look`` is set, from the first row."""
-    if not isinstance(shard, MDSReader) or "tokens" not in shard.column_names:
-        raise ValueError(
-            f"{stream.key}: {stream.place} is no MDS data set with a column 'tokens'. Text is tokenised "
-            "once, before training: `patch-level data convert`."
-        )
-    column = shard.column_names.index("tokens")
-    size = shard.column_sizes[column]
-    if size is not None:
-        encoding = shard.column_encodings[column].split(":")
-        return size // (np.dtype(encoding[1]) if encoding[0] == "ndarray" else dtype).itemsize
-    try:
-        return len(_ids(shard[0], dtype)) if look else None
-    except FileNotFoundError:
-        return None
-
-
-def _ids(sample: dict[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
-    tokens = sample["tokens"]
-    return tokens if isinstance(tokens, np.ndarray) else np.frombuffer(tokens, dtype)
+def _turns(stream_of_row: np.ndarray) -> np.ndarray:
+    """The order in which streams take turns: first a row of each, then each as often as it has rows."""
+    counts = np.bincount(stream_of_row)
+    starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+    begun = (np.arange(len(stream_of_row)) - starts[stream_of_row]) / counts[stream_of_row]
+    return np.lexsort((stream_of_row, begun))
 
 
 def _pieces(row: int, asked: int, cut: bool, key: str) -> int:

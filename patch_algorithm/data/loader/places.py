@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
+import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from composer.utils import dist
 from streaming import Stream
 from streaming.base.format import get_index_basename
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
-from patch_algorithm.data.dataset.description import DATASET_JSON, DatasetInfo, StreamInfo
+from patch_algorithm.data.dataset.description import (
+    DATASET_JSON,
+    TOKENIZER_JSON,
+    DatasetInfo,
+    StreamInfo,
+    read_text,
+)
 from patch_algorithm.data.dataset.remote import is_url
 from patch_algorithm.data.loader.mixtures import mixture_shares
 from patch_algorithm.data.loader.streams import VerifiedStream
-from patch_algorithm.data.tokens.encoding import fingerprint
+from patch_algorithm.data.tokens.identity import differences, fingerprint
 
 __all__ = ["PLACE_KEYS", "find_streams"]
 
+log = logging.getLogger(__name__)
+
 PLACE_KEYS = ("remote", "local", "split")
 
-_STREAM_KEYS = set(inspect.signature(Stream).parameters)
+_STREAM_KEYS = {*inspect.signature(Stream).parameters, "verify"}
 
 
 class _Found(NamedTuple):
-    """A data set's description, and the one stream that was named; ``None`` for all of a split."""
+    """A data set's description, its folder, and the stream that was named; ``None`` for all of a split."""
 
     info: DatasetInfo
+    folder: str
     stream: StreamInfo | None
 
 
@@ -57,10 +70,11 @@ def find_streams(
     if bool(named) == bool(place["remote"] or place["local"]):
         raise ValueError(
             f"{key} needs either streams, or local or remote or both of these. It has "
-            f"{', '.join(name for name in ('streams', *place) if asked.get(name)) or 'none'}."
+            f"{', '.join(name for name in ('streams', *PLACE_KEYS) if asked.get(name)) or 'none'}."
         )
+    place["verify"] = asked.get("verify", False)
     if not named:
-        return _streams_of(place, components, tokenizer, key)
+        return _streams_of(_with_cache(place), components, tokenizer, key)
     if components is not None:
         raise ValueError(
             f"{key} has both streams and components. Give each stream its own proportion, or name one data "
@@ -76,12 +90,22 @@ def find_streams(
     ]
 
 
+def _with_cache(place: dict[str, Any]) -> dict[str, Any]:
+    # streaming would make a folder of its own for a remote that has no local, and refuse to find it again.
+    if place["remote"] and not place["local"]:
+        name = hashlib.sha256(str(place["remote"]).rstrip("/").encode()).hexdigest()[:16]
+        place = {**place, "local": os.path.join(tempfile.gettempdir(), f"patch-algorithm-{name}")}
+        if not dist.get_local_rank():
+            log.info("%s is cached in %s; `local` chooses another folder", place["remote"], place["local"])
+    return place
+
+
 def _named_stream(
     place: Mapping[str, Any], own: object, tokenizer: PreTrainedTokenizerBase, key: str
 ) -> VerifiedStream:
     if not isinstance(own, Mapping):
         raise ValueError(f"{key} is {own!r}; expected a mapping with local or remote or both.")
-    options = {**place, **own}
+    options = _with_cache({**place, **own})
     if unknown := sorted(set(options) - _STREAM_KEYS):
         raise ValueError(
             f"{key} has the unknown keys {', '.join(unknown)}; known are {', '.join(sorted(_STREAM_KEYS))}."
@@ -127,11 +151,13 @@ def _find_described(
             stacklevel=2,
         )
     else:
-        _check_tokenizer(found.info, tokenizer, root, key)
+        _check_tokenizer(found, tokenizer, root, key)
     return found
 
 
 def _one_stream(options: Mapping[str, Any], found: _Found | None, key: str) -> VerifiedStream:
+    if not isinstance(options["verify"], bool):
+        raise ValueError(f"{key}.verify is {options['verify']!r}; expected true or false.")
     if not options["remote"]:
         folder = os.path.join(options["local"], options["split"] or "")
         if not os.path.isfile(os.path.join(folder, get_index_basename())):
@@ -171,6 +197,7 @@ def _by_component(
                 rows=stream.rows,
                 split=os.path.basename(stream.path),
                 proportion=shares and shares[component],
+                verify=place["verify"],
                 **roots,
             )
         )
@@ -185,9 +212,9 @@ def _describe(root: str, split: str, key: str) -> _Found | None:
         if info is not None:
             stream = next((stream for stream in info.streams if stream.path == path), None)
             if stream is not None:
-                return _Found(info, stream)
+                return _Found(info, folder, stream)
             if path == split and info.split_by_component:
-                return _Found(info, None)
+                return _Found(info, folder, None)
             if path == split:
                 there = ", ".join(stream.path for stream in info.streams)
                 raise ValueError(f"{key}.split is {split or None!r}; {root} has {there}.")
@@ -209,15 +236,14 @@ def _find(folder: str, key: str, named: bool) -> DatasetInfo | None:
         raise ValueError(f"{key}: {error}") from error
 
 
-def _check_tokenizer(info: DatasetInfo, tokenizer: PreTrainedTokenizerBase, root: str, key: str) -> None:
-    written = info.tokenizer
-    same = isinstance(tokenizer, PreTrainedTokenizerFast) and fingerprint(tokenizer) == written.fingerprint
-    if not same:
+def _check_tokenizer(found: _Found, tokenizer: PreTrainedTokenizerBase, root: str, key: str) -> None:
+    written = found.info.tokenizer
+    if other := _differences(found, tokenizer):
         raise ValueError(
             f"{key}: {root} was written with the tokenizer {written.name!r} ({written.vocab_size} entries, "
             f"fingerprint {written.fingerprint[:12]}), and the run's is {tokenizer.name_or_path!r} "
-            f"({len(tokenizer)} entries), another one. Set tokenizer.name to the data set's own folder "
-            "`tokenizer`, or convert the data with the run's."
+            f"({len(tokenizer)} entries), another one: {'; '.join(other)}. Set tokenizer.name to the data "
+            "set's own folder `tokenizer`, or convert the data with the run's."
         )
     for name, adds, id_there in (
         ("eos", written.adds_eos, written.eos_id),
@@ -230,3 +256,17 @@ def _check_tokenizer(info: DatasetInfo, tokenizer: PreTrainedTokenizerBase, root
                 f"run's tokenizer {tokenizer.name_or_path!r} is {here}. Set tokenizer.name to the data set's "
                 "own folder `tokenizer`, or convert the data with the run's."
             )
+
+
+def _differences(found: _Found, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    written = found.info.tokenizer
+    if isinstance(tokenizer, PreTrainedTokenizerFast) and fingerprint(tokenizer) == written.fingerprint:
+        return []
+    try:
+        text = read_text(found.folder, TOKENIZER_JSON)
+    except (OSError, ValueError) as error:
+        return [f"what differs cannot be told, since its {TOKENIZER_JSON} cannot be read ({error})"]
+    added = {written.eos_id if written.adds_eos else None, written.bos_id if written.adds_bos else None}
+    return differences(
+        text, tokenizer, allowed=written.special_tokens == "allow", added={i for i in added if i is not None}
+    )

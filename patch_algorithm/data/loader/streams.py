@@ -1,4 +1,4 @@
-"""A stream of shards that hands out nothing it has not checked.
+"""A stream of shards that checks what it fetches, and with ``verify`` what is there already.
 
 streaming compares a shard that it has downloaded with the checksum in the index, if it is told to, and
 on the first mismatch raises in a background thread: that epoch ends early, other workers wait for ever
@@ -21,6 +21,7 @@ from streaming.base.hashing import get_hash
 from streaming.base.world import World
 
 from patch_algorithm.data.dataset.remote import is_url
+from patch_algorithm.data.loader.rows import cut_shards
 
 __all__ = ["ShardError", "VerifiedStream"]
 
@@ -36,7 +37,8 @@ class VerifiedStream(Stream):
 
     Every shard that arrives is compared with a checksum of the index, if the index has any, and with the
     size there. One that differs is removed from the cache and fetched again, ``download_retry`` times.
-    Files that the cache has from an earlier run are compared by their size.
+    Files that are there at start, of the data set itself or in the cache from an earlier run, are compared
+    by their size, or with ``verify`` by their checksum.
 
     A shard that cannot be had is no error where it is fetched ahead of time, in a thread whose errors
     reach nobody: :meth:`raise_failure` raises it where a row of the shard is wanted.
@@ -44,15 +46,22 @@ class VerifiedStream(Stream):
     Args:
         key: The configuration key of the stream, for messages.
         rows: Rows that the data set says it has; ``None`` where it says nothing.
+        verify: Whether files that are there at start are compared by checksum, too, and not by size alone.
         **kwargs: As for :class:`streaming.Stream`. ``validate_hash`` defaults to ``sha1`` or else the
             first algorithm that the index has for every file.
     """
 
-    def __init__(self, *, key: str, rows: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, key: str, rows: int | None = None, verify: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.key = key
         self._rows = rows
+        self._verify = verify
+        self._cut_to: tuple[int, np.dtype[Any]] | None = None
         self._failures: dict[str, str] = {}
+
+    def cut_rows(self, length: int, dtype: np.dtype[Any]) -> None:
+        """Cuts longer rows into rows of ``length`` tokens; ``dtype`` is that of a column of bytes."""
+        self._cut_to = length, dtype
 
     @property
     def is_cache(self) -> bool:
@@ -91,16 +100,20 @@ class VerifiedStream(Stream):
                 f"{self.key}.validate_hash is {self.validate_hash!r}; the index of the data set has "
                 f"{', '.join(common) or 'no checksums'}."
             )
-        return shards
+        if self._verify and not self.validate_hash:
+            raise ValueError(f"{self.key}.verify is true, and the index of {self.place} has no checksums.")
+        return cut_shards(shards, *self._cut_to, f"{self.key}: {self.place}") if self._cut_to else shards
 
     def set_up_local(self, shards: list[Reader], cache_usage_per_shard: NDArray[np.int64]) -> None:
-        """Looks over the files that are there already; those of a wrong size are fetched again.
+        """Looks over the files that are there already; damaged ones are fetched again.
+
+        By size, and with ``verify`` by checksum.
 
         Raises:
             ShardError: If there is nowhere to fetch them from.
         """
         for shard in shards:
-            for path, reason in self._damaged(shard, by_hash=False):
+            for path, reason in self._damaged(shard, by_hash=self._verify):
                 if not self.is_cache:
                     raise ShardError(
                         f"{self.key}: {path} is damaged: {reason}. Restore it; `patch-level data info` "

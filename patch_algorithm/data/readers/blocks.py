@@ -16,12 +16,14 @@ class SourceDamage(Exception):
     Attributes:
         reason: In a few words, as it is counted.
         detail: What exactly.
+        documents: How many documents are lost with it, as far as is known; at least 1.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, documents: int = 1) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+        self.documents = max(1, documents)
 
 
 class Position(NamedTuple):
@@ -78,6 +80,7 @@ class Block:
         size: Bytes of text.
         overlong: Lines of the block, counted from 0, that were too long to be held. They are blank here.
         read_bytes: Bytes of the file that were read for it, which compression makes fewer than ``size``.
+        split: The split that all its documents belong to; ``None`` leaves it to the conversion.
     """
 
     start: Position
@@ -86,12 +89,16 @@ class Block:
     size: int
     overlong: tuple[int, ...] = ()
     read_bytes: int = 0
+    split: str | None = None
 
     def digest(self) -> bytes:
-        """A hash of the content."""
-        if isinstance(self.data, bytes):
-            return hashlib.sha256(self.data).digest()
-        return hashlib.sha256(repr([tuple(row) for row in self.data]).encode(errors="replace")).digest()
+        """A hash of the content, and of the split where it has one."""
+        data = self.data
+        if not isinstance(data, bytes):
+            data = repr([tuple(row) for row in data]).encode(errors="replace")
+        whole = hashlib.sha256(data)
+        whole.update((self.split or "").encode())
+        return whole.digest()
 
 
 class _LineCutter:

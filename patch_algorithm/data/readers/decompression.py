@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,9 +12,10 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from patch_algorithm.data.readers.arrays import array_lines, is_array
 from patch_algorithm.data.readers.blocks import SourceDamage
 
-__all__ = ["DAMAGED", "TRUNCATED", "text_pieces"]
+__all__ = ["COMPRESSED", "DAMAGED", "TRUNCATED", "text_pieces"]
 
 TRUNCATED = "truncated file"
 DAMAGED = "damaged file"
@@ -25,7 +28,7 @@ _ZSTD_LARGEST_WINDOW = 2**31
 
 
 def text_pieces(handle: BinaryIO, name: str, offset: int) -> Iterator[bytes]:
-    """The text of a file from a place on.
+    """The lines of a file from a place on; the elements of a JSON array are lines, too.
 
     Args:
         handle: The file.
@@ -38,15 +41,31 @@ def text_pieces(handle: BinaryIO, name: str, offset: int) -> Iterator[bytes]:
     Raises:
         SourceDamage: Where the file cannot be decompressed further; all that can be has been handed out.
     """
-    if name.endswith(".jsonl"):
+    name = name.lower()
+    form = next((ending for ending in COMPRESSED if name.endswith(ending)), None)
+    pieces = COMPRESSED[form](handle) if form else iter(lambda: handle.read(_PIECE), b"")
+    if name.removesuffix(form or "").endswith(".json"):
+        beginning = _beginning(pieces)
+        pieces = chain((beginning,), pieces)
+        if is_array(beginning):
+            form, pieces = ".json", array_lines(pieces)
+    if form is None:
         handle.seek(offset)
         return iter(lambda: handle.read(_PIECE), b"")
-    pieces = _unzstd(handle) if name.endswith(".zst") else _ungzip(handle)
     for piece in pieces:
         if offset < len(piece):
             return chain((piece[offset:],), pieces)
         offset -= len(piece)
     return iter(())
+
+
+def _beginning(pieces: Iterator[bytes]) -> bytes:
+    beginning = b""
+    for piece in pieces:
+        beginning += piece
+        if len(beginning) > 3 and not beginning.isspace():  # a byte order mark has three
+            break
+    return beginning
 
 
 def _unzstd(handle: BinaryIO) -> Iterator[bytes]:
@@ -59,6 +78,23 @@ def _ungzip(handle: BinaryIO) -> Iterator[bytes]:
     member = partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS)
     # Tapes and block devices pad with zeros; gzip reads past them as well.
     return _decompressed(handle, member, zlib.error, "gzip member", padding=b"\0")
+
+
+def _unxz(handle: BinaryIO) -> Iterator[bytes]:
+    return _decompressed(handle, lzma.LZMADecompressor, lzma.LZMAError, "xz stream", padding=b"\0")
+
+
+def _unbzip2(handle: BinaryIO) -> Iterator[bytes]:
+    return _decompressed(handle, bz2.BZ2Decompressor, OSError, "bzip2 stream")
+
+
+COMPRESSED: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+    ".zst": _unzstd,
+    ".gz": _ungzip,
+    ".xz": _unxz,
+    ".bz2": _unbzip2,
+}
+"""How the text of a file is had, by the end of its name."""
 
 
 def _decompressed(

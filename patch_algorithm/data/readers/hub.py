@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from patch_algorithm.data.readers.blocks import Block, Position, Row, cut_rows
-from patch_algorithm.data.readers.source import COMPONENT, Reading, Source
+from patch_algorithm.data.readers.fields import component_of, look_up
+from patch_algorithm.data.readers.source import Reading, Source
 
 __all__ = ["HUB_PREFIX", "HubSource"]
 
@@ -20,13 +21,14 @@ class HubSource(Source):
 
     path: str
     config: str | None = None
-    split: str = "train"
+    hub_split: str = "train"
     place: str = "example"
+    split: str | None = None
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As it is named on the command line."""
-        return f"{HUB_PREFIX}{self.path}"
+        """As it is named on the command line, with its split unless that is ``train``."""
+        return f"{HUB_PREFIX}{self.path}" + (f" ({self.hub_split})" if self.hub_split != "train" else "")
 
     def open(self) -> Any:
         """The streaming dataset.
@@ -38,19 +40,20 @@ class HubSource(Source):
         import datasets
 
         try:
-            return datasets.load_dataset(self.path, self.config, split=self.split, streaming=True)
+            return datasets.load_dataset(self.path, self.config, split=self.hub_split, streaming=True)
         # Whatever may go wrong in a hub, a network or a dataset's own files ends up here.
         except Exception as error:
             raise ValueError(
-                f"the Hugging Face dataset {self.path!r} (config {self.config!r}, split {self.split!r}) "
+                f"the Hugging Face dataset {self.path!r} (config {self.config!r}, split {self.hub_split!r}) "
                 f"cannot be opened: {type(error).__name__}: {error}"
             ) from error
 
     def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
         """Reads from an example to the end; ``datasets`` reads past those before."""
-        return cut_rows(self._rows(start.offset, reading.text_field), start, reading.block_bytes)
+        for block in cut_rows(self._rows(start.offset, reading), start, reading.block_bytes):
+            yield replace(block, split=self.split)
 
-    def _rows(self, skipped: int, text_field: str) -> Iterator[Row]:
+    def _rows(self, skipped: int, reading: Reading) -> Iterator[Row]:
         examples = iter(self.open().skip(skipped))
         while True:
             try:
@@ -64,18 +67,12 @@ class HubSource(Source):
                     "time, name the dataset's files themselves, .jsonl or .parquet, as the source: bad lines "
                     "are then named, and can be skipped.)"
                 ) from error
-            yield Row(example.get(text_field), _component(example))
+            yield Row(look_up(example, reading.text_field), component_of(example, reading.component_field))
 
     def stamp(self) -> dict[str, Any]:
         """Nothing: a hub tells no cheap sign of change."""
-        return {"config": self.config, "split": self.split}
+        return {"config": self.config, "split": self.hub_split, "into": self.split}
 
     def size(self) -> int | None:
         """Unknown: examples are streamed."""
         return None
-
-
-def _component(example: Mapping[str, Any]) -> str | None:
-    meta = example.get(COMPONENT[0])
-    name = meta.get(COMPONENT[1]) if isinstance(meta, Mapping) else None
-    return name if isinstance(name, str) and name else None

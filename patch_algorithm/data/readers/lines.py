@@ -23,5 +23,5 @@ class LineSource(FileSource):
             before = handle.tell()
             for block in cut_lines(pieces, start, reading.block_bytes, reading.longest_line):
                 now = handle.tell()
-                yield replace(block, read_bytes=now - before)
+                yield replace(block, read_bytes=now - before, split=self.split)
                 before = now

@@ -10,10 +10,7 @@ from typing import Any
 
 from patch_algorithm.data.readers.blocks import Block, Position
 
-__all__ = ["COMPONENT", "FileSource", "Reading", "Source", "total_size"]
-
-COMPONENT = ("meta", "pile_set_name")
-"""Where a document names its component of the Pile."""
+__all__ = ["FileSource", "Reading", "Source", "total_size"]
 
 
 @dataclass(frozen=True)
@@ -21,14 +18,17 @@ class Reading:
     """How sources are read.
 
     Attributes:
-        text_field: The field, or column, with the text.
+        text_field: The field, or column, with the text; a dot leads into an object.
         block_bytes: Text of a block, in bytes.
         longest_line: Lines longer than this, in bytes, are bad lines.
+        component_field: The field, or column, that names the component, likewise; ``None`` tries those
+            that are known, :data:`patch_algorithm.data.readers.fields.COMPONENT_FIELDS`.
     """
 
     text_field: str = "text"
     block_bytes: int = 2 * 2**20
     longest_line: int = 200 * 10**6
+    component_field: str | None = None
 
 
 class Source(ABC):
@@ -37,10 +37,12 @@ class Source(ABC):
     Attributes:
         name: As it is shown and recorded.
         place: What its documents are counted in: lines, rows, documents.
+        split: The split that all its documents belong to; ``None`` leaves it to the conversion.
     """
 
     name: str
     place: str
+    split: str | None = None
 
     @abstractmethod
     def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
@@ -67,11 +69,13 @@ class FileSource(Source):
     path: Path
     name: str = ""
     place: str = "line"
+    split: str | None = None
 
     def stamp(self) -> dict[str, Any]:
-        """Size and time of the last change."""
+        """Size and time of the last change, and the split where it has one."""
         status = self.path.stat()
-        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        stamp: dict[str, Any] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        return stamp | {"split": self.split} if self.split else stamp
 
     def size(self) -> int | None:
         """Its size."""

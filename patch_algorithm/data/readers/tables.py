@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 
 from patch_algorithm.data.readers.blocks import Block, Lost, Position, Row, SourceDamage, cut_rows
 from patch_algorithm.data.readers.decompression import DAMAGED
-from patch_algorithm.data.readers.source import COMPONENT, FileSource, Reading
+from patch_algorithm.data.readers.fields import component_fields, usable_label
+from patch_algorithm.data.readers.source import FileSource, Reading
 
 __all__ = ["TableSource"]
 
@@ -38,7 +39,7 @@ class TableSource(FileSource):
         for block in cut_rows(rows, start, reading.block_bytes):
             # Tables are read by column: the share of the rows stands for the share of the bytes.
             until = block.end.number / total
-            yield replace(block, read_bytes=int(size * until) - int(size * share))
+            yield replace(block, read_bytes=int(size * until) - int(size * share), split=self.split)
             share = until
 
 
@@ -48,23 +49,58 @@ def _table_rows(path: Path, skipped: int, reading: Reading) -> tuple[Iterator[Ro
     # Through a buffer: a row group may be larger than memory, and would be read as a whole otherwise.
     table = pq.ParquetFile(path, buffer_size=_TABLE_BUFFER, pre_buffer=False, page_checksum_verification=True)
     schema, footer = table.schema_arrow, table.metadata
-    if reading.text_field not in schema.names:
-        raise SourceDamage(
-            "without text", f"it has no column {reading.text_field!r}, only {', '.join(schema.names)}"
-        )
+    columns = [name for name in _columns(reading) if _top(schema, name) is not None]
+    _check_columns(schema, columns, reading.text_field, footer.num_rows)
     groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
     def rows() -> Iterator[Row]:
         before = skipped
         for group, size in enumerate(groups):
             if before < size:
-                yield from islice(_group_rows(table, group, reading), before, None)
+                yield from islice(_group_rows(table, group, columns, reading), before, None)
             before -= min(before, size)
 
     return rows(), sum(groups)
 
 
-def _group_rows(table: Any, group: int, reading: Reading) -> Iterator[Row]:
+def _columns(reading: Reading) -> list[str]:
+    return [reading.text_field, *component_fields(reading.component_field)]
+
+
+def _top(schema: Any, field: str) -> str | None:
+    """The column that holds a field, of which a dot may lead into a column of structs."""
+    if field in schema.names:
+        return field
+    top, *inside = field.split(".")
+    if not inside or top not in schema.names:
+        return None
+    kind = schema.types[schema.names.index(top)]
+    for name in inside:
+        names = [kind.field(i).name for i in range(kind.num_fields)] if _is_struct(kind) else []
+        if name not in names:
+            return None
+        kind = kind.field(names.index(name)).type
+    return top
+
+
+def _is_struct(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind)
+
+
+def _check_columns(schema: Any, columns: Sequence[str], text_field: str, rows: int) -> None:
+    if text_field not in columns:
+        raise SourceDamage(
+            "without text", f"it has no column {text_field!r}, only {', '.join(schema.names)}", rows
+        )
+    for name in columns:
+        if (number := schema.names.count(_top(schema, name))) > 1:
+            detail = f"it has {number} columns {_top(schema, name)!r}, of which one may be wrong"
+            raise SourceDamage("ambiguous column", detail, rows)
+
+
+def _group_rows(table: Any, group: int, columns: list[str], reading: Reading) -> Iterator[Row]:
     # From its first row, whatever was read before: rows are read in the same batches again, so that the
     # same ones are lost with a damaged page.
     import pyarrow as pa
@@ -72,11 +108,10 @@ def _group_rows(table: Any, group: int, reading: Reading) -> Iterator[Row]:
     footer = table.metadata.row_group(group)
     row_bytes = max(1, footer.total_byte_size // max(1, footer.num_rows))
     at_once = max(1, min(_TABLE_BATCH, reading.block_bytes // row_bytes))
-    columns = [reading.text_field, ".".join(COMPONENT)]
     whole, why = 0, "its row group is shorter than the file says"
     try:
         for batch in table.iter_batches(batch_size=at_once, row_groups=[group], columns=columns):
-            yield from _batch_rows(batch, reading.text_field)
+            yield from _batch_rows(batch, columns, reading)
             whole += len(batch)
     except (pa.ArrowException, OSError) as error:
         _check_readable(error)
@@ -91,16 +126,24 @@ def _check_readable(error: Exception) -> None:
         raise error
 
 
-def _batch_rows(batch: Any, text_field: str) -> Iterator[Row]:
-    import pyarrow as pa
+def _batch_rows(batch: Any, columns: Sequence[str], reading: Reading) -> Iterator[Row]:
+    values = {name: _as_bytes(_column(batch, name)).to_pylist() for name in columns}
+    texts = values.pop(reading.text_field)
+    labels: list[str | None] = [None] * len(batch)
+    for field, own in reversed(values.items()):
+        for row, label in enumerate(own):
+            name = label.decode(errors="replace") if isinstance(label, bytes) else label
+            if usable_label(name, field, reading.component_field):
+                labels[row] = name
+    yield from map(Row, texts, labels)
 
-    labels: list[Any] = [None] * len(batch)
-    field, name = COMPONENT
-    meta = batch.column(field) if field in batch.schema.names else None
-    if meta is not None and pa.types.is_struct(meta.type) and meta.type.get_field_index(name) >= 0:
-        labels = _as_bytes(meta.flatten()[meta.type.get_field_index(name)]).to_pylist()
-    for text, label in zip(_as_bytes(batch.column(text_field)).to_pylist(), labels, strict=True):
-        yield Row(text, (label.decode(errors="replace") or None) if isinstance(label, bytes) else None)
+
+def _column(batch: Any, field: str) -> Any:
+    top = _top(batch.schema, field)
+    column = batch.column(top)
+    for name in field.removeprefix(str(top)).split(".")[1:]:
+        column = column.flatten()[column.type.get_field_index(name)]
+    return column
 
 
 def _as_bytes(column: Any) -> Any:

@@ -27,12 +27,13 @@ class TextSource(Source):
     version: Mapping[str, Any]
     text_bytes: int
     place: str = "document"
+    split: str | None = None
 
     def blocks(self, start: Position, reading: Reading) -> Iterator[Block]:
         """Reads from a text to the last."""
         rows = (Row(text) for text in self.load()[start.offset :])
         for block in cut_rows(rows, start, reading.block_bytes):
-            yield replace(block, read_bytes=block.size)
+            yield replace(block, read_bytes=block.size, split=self.split)
 
     def stamp(self) -> dict[str, Any]:
         """What decides the texts."""

@@ -7,8 +7,8 @@ from patch_algorithm.data.tokens.encoding import (
     EncodingSpec,
     TokenizerSpec,
     UncuttableText,
-    fingerprint,
     load_tokenizer,
 )
+from patch_algorithm.data.tokens.identity import fingerprint
 
 __all__ = ["Encoder", "EncodingSpec", "TokenizerSpec", "UncuttableText", "fingerprint", "load_tokenizer"]

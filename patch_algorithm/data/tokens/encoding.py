@@ -6,11 +6,11 @@ on what decides the ids, an :class:`EncodingSpec`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,11 +18,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from patch_algorithm.data.tokens.cutting import Cutter, TextPiece, UncuttableText
+from patch_algorithm.data.tokens.identity import PROBE, fingerprint, largest_id
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
-__all__ = ["Encoder", "EncodingSpec", "TokenizerSpec", "UncuttableText", "fingerprint", "load_tokenizer"]
+__all__ = ["Encoder", "EncodingSpec", "TokenizerSpec", "UncuttableText", "load_tokenizer"]
 
 _BATCH_CHARACTERS = 1 << 20
 # Measured in characters. A tokenizer that reads a piece as one word (Llama-2) is a third faster on short
@@ -31,8 +32,6 @@ _PIECE_AS_WORD = 1 << 14
 _PIECE_OF_WORDS = 1 << 17
 # Six million characters that cannot be cut, such as spaces or digits alone, take up to 1 GB (Llama-2).
 _LONGEST_PIECE = 6_000_000
-# Spaces, case, accents, signs and a line's end: what tokenizers with code of their own treat apart.
-_PROBE = "Hello world, it's  naïve\n\tcafé 1234 😀 x"
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class EncodingSpec:
         special_tokens: ``text`` reads a string such as ``<|endoftext|>`` in a text as the characters it
             is made of; ``allow`` as the tokenizer itself does.
         dtype: ``uint16`` or ``uint32``, what the ids are returned as.
+        engine: The library that makes the ids; see :mod:`patch_algorithm.data.tokens.engine`.
     """
 
     tokenizer_json: str
@@ -53,6 +53,7 @@ class EncodingSpec:
     bos_id: int | None
     special_tokens: Literal["text", "allow"]
     dtype: str
+    engine: Literal["tokenizers", "fast"] = "tokenizers"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class TokenizerSpec:
     Attributes:
         name: What was asked for.
         tokenizer: The tokenizer; its ``save_pretrained`` writes the folder beside the data.
-        fingerprint: See :func:`fingerprint`.
+        fingerprint: See :func:`patch_algorithm.data.tokens.identity.fingerprint`.
         vocab_size: Its entries, added tokens among them.
         eos_id: The end-of-sequence token, if it has one.
         bos_id: The beginning-of-sequence token, if it has one.
@@ -145,7 +146,6 @@ def load_tokenizer(name_or_dir: str) -> TokenizerSpec:
             "tokenizer.json) is needed: load it once with from_slow=True and save it."
         )
     _check_backend(tokenizer, name_or_dir)
-    largest = max(tokenizer.get_vocab().values(), default=0)
     return TokenizerSpec(
         name=name_or_dir,
         tokenizer=tokenizer,
@@ -153,25 +153,8 @@ def load_tokenizer(name_or_dir: str) -> TokenizerSpec:
         vocab_size=len(tokenizer),
         eos_id=_id(tokenizer.eos_token_id),
         bos_id=_id(tokenizer.bos_token_id),
-        dtype="uint16" if max(len(tokenizer) - 1, largest) < 2**16 else "uint32",
+        dtype="uint16" if max(len(tokenizer) - 1, largest_id(tokenizer)) < 2**16 else "uint32",
     )
-
-
-def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """A SHA-256 of what decides the ids of a text.
-
-    That is the model, the normalizer, the pre-tokenizer and the added tokens. Truncation, padding, the
-    post-processor, the decoder and the chat template do not count: the same tokenizer loaded with another
-    ``model_max_length`` has the same fingerprint.
-    """
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = parts["model"]
-    if merges := model.get("merges"):
-        model["merges"] = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in merges]
-    deciding = {name: parts.get(name) for name in ("model", "normalizer", "pre_tokenizer")}
-    deciding["added_tokens"] = sorted(parts.get("added_tokens") or [], key=lambda token: token["id"])
-    text = json.dumps(_without_unset(deciding), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Encoder:
@@ -187,6 +170,8 @@ class Encoder:
             of what is fastest for the tokenizer.
         longest_piece: How long a piece may become where there is no place to cut.
     """
+
+    checked = 0  # as CheckedEncoder has it
 
     def __init__(
         self,
@@ -205,6 +190,13 @@ class Encoder:
         self._dtype = np.dtype(spec.dtype)
         self._head = [] if spec.bos_id is None else [spec.bos_id]
         self._tail = [] if spec.eos_id is None else [spec.eos_id]
+        self._encode_pieces: Callable[[list[str]], Sequence[Sequence[int] | np.ndarray]] = self._by_tokenizers
+
+    def with_pieces(self, encode_pieces: Callable[[list[str]], Sequence[np.ndarray]]) -> Encoder:
+        """The same encoder, with the pieces of texts encoded by another library."""
+        other = copy(self)
+        other._encode_pieces = encode_pieces
+        return other
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encodes texts.
@@ -221,12 +213,14 @@ class Encoder:
         plan = [self._pieces(index, text) for index, text in enumerate(texts)]
         parts: list[list[np.ndarray]] = [[] for _ in texts]
         for batch in _batches(plan):
-            encoded = self._tokenizer.encode_batch_fast(
-                [texts[index][piece.start : piece.end] for index, piece in batch], add_special_tokens=False
-            )
-            for (index, piece), encoding in zip(batch, encoded, strict=True):
-                parts[index].append(self._ids(encoding.ids, piece, last=piece is plan[index][-1]))
+            encoded = self._encode_pieces([texts[index][piece.start : piece.end] for index, piece in batch])
+            for (index, piece), ids in zip(batch, encoded, strict=True):
+                parts[index].append(self._ids(ids, piece, last=piece is plan[index][-1]))
         return [own[0] if len(own) == 1 else np.concatenate(own) for own in parts]
+
+    def _by_tokenizers(self, pieces: list[str]) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
 
     def _pieces(self, index: int, text: str) -> list[TextPiece]:
         try:
@@ -235,9 +229,11 @@ class Encoder:
             error.index = index
             raise
 
-    def _ids(self, ids: list[int], piece: TextPiece, last: bool) -> np.ndarray:
+    def _ids(self, ids: Sequence[int] | np.ndarray, piece: TextPiece, last: bool) -> np.ndarray:
         head = self._head if piece.start == 0 else []
         tail = self._tail if last else []
+        if isinstance(ids, np.ndarray):
+            return np.concatenate((head, ids[piece.carried :], tail), dtype=self._dtype, casting="unsafe")
         if head or tail or piece.carried:
             ids = [*head, *ids[piece.carried :], *tail]
         # Three times as fast as np.array(ids, dtype=...), which is several per cent of the encoding.
@@ -265,22 +261,12 @@ def _check_backend(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
             f"the tokenizer {name!r} draws its merges at random (dropout {model['dropout']}); remove the "
             "dropout from its tokenizer.json, or the same text would have other ids each time."
         )
-    expected = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
-    if tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=False).ids != expected:
+    expected = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    if tokenizer.backend_tokenizer.encode(PROBE, add_special_tokens=False).ids != expected:
         raise ValueError(
             f"the tokenizer {name!r} ({type(tokenizer).__name__}) does more in Python than its "
             "tokenizer.json says, which conversion does not support."
         )
-
-
-def _without_unset(value: Any) -> Any:
-    # Versions of the library differ in the options they write out unset.
-    if isinstance(value, dict):
-        kept = {key: _without_unset(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item is not None and item is not False}
-    if isinstance(value, list):
-        return [_without_unset(item) for item in value]
-    return value
 
 
 def _id(token_id: Any) -> int | None:

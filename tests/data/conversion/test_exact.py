@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from patch_algorithm.data.conversion.documents import held_out
+from patch_algorithm.data.conversion.report import empty_splits
+from patch_algorithm.data.conversion.writing import component_folder
 from patch_algorithm.data.corpus.tokenizer import END_OF_TEXT
-from patch_algorithm.data.dataset.description import DatasetInfo, check_shards
+from patch_algorithm.data.dataset.description import DatasetInfo
+from patch_algorithm.data.dataset.integrity import check_shards
+from patch_algorithm.data.loader.mixtures import PILE
 from patch_algorithm.data.tokens.encoding import load_tokenizer
 from tests.data.support import (
     COMPONENTS,
@@ -21,36 +27,43 @@ from tests.data.support import (
     VAL_ROW,
     documents,
     expected_ids,
+    expected_tokens,
     files,
     lines,
     run,
     stream_tokens,
+    units_of,
 )
 
 BOTH = [*documents(seed=0), *documents(seed=1)]
-
-
-def split_at(tokens: np.ndarray, eos: int) -> list[list[int]]:
-    ends = np.flatnonzero(tokens == eos) + 1
-    return [part.tolist() for part in np.split(tokens, ends)]
 
 
 def is_val(document: dict[str, Any], fraction: float = 0.1) -> bool:
     return held_out(document["text"].encode(), fraction)
 
 
-def test_rows_joined_and_split_at_eos_are_the_documents_in_order(converted: Path, tokenizer: Path) -> None:
-    eos = load_tokenizer(str(tokenizer)).eos_id
-    assert eos is not None
-    for split, row in (("train", ROW), ("val", VAL_ROW)):
-        wanted = expected_ids([d for d in BOTH if is_val(d) == (split == "val")], tokenizer)
+def test_rows_are_those_of_the_units_and_of_their_tails(
+    converted: Path, pile: list[Path], tokenizer: Path
+) -> None:
+    sources = [path.read_bytes() for path in pile]
+    assert sum(map(len, map(units_of, sources))) > 10
+    for split in ("train", "val"):
         tokens = stream_tokens(converted, split)
         assert tokens.dtype == np.uint16
-        *whole, cut = split_at(tokens, eos)
-        assert whole == wanted[: len(whole)]
-        rest = [token for ids in wanted[len(whole) :] for token in ids]
-        assert rest[: len(cut)] == cut
-        assert len(rest) - len(cut) < row, "less than a row is left out"
+
+        def keep(document: dict[str, Any], split: str = split) -> bool:
+            return is_val(document) == (split == "val")
+
+        assert tokens.tolist() == expected_tokens(sources, tokenizer, converted, split, keep)
+
+
+def test_no_token_is_lost_and_none_comes_twice(converted: Path, tokenizer: Path) -> None:
+    for split, row in (("train", ROW), ("val", VAL_ROW)):
+        ids = expected_ids([d for d in BOTH if is_val(d) == (split == "val")], tokenizer)
+        wanted = Counter(token for own in ids for token in own)
+        wanted.subtract(stream_tokens(converted, split).tolist())
+        assert min(wanted.values()) >= 0
+        assert sum(wanted.values()) < row, "less than a row is left out"
 
 
 def test_the_record_counts_everything(converted: Path, tokenizer: Path) -> None:
@@ -78,6 +91,7 @@ def test_the_record_counts_everything(converted: Path, tokenizer: Path) -> None:
 def test_every_component_has_a_stream(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
     run(pile, tokenizer, tmp_path / "out", split_by_component=True, val_fraction=0.1)
     info = DatasetInfo.read(tmp_path / "out")
+    sources = [path.read_bytes() for path in pile]
     assert sorted(stream.path for stream in info.streams) == sorted(
         f"{name}/{split}"
         for name in ("arxiv", "pile-cc", "wikipedia-en", "unlabelled")
@@ -90,16 +104,17 @@ def test_every_component_has_a_stream(pile: list[Path], tokenizer: Path, tmp_pat
             if d["meta"].get("pile_set_name", "unlabelled") == stream.component
             and is_val(d) == (stream.split == "val")
         ]
-        wanted = [token for ids in expected_ids(own, tokenizer) for token in ids]
-        assert stream.tokens_left_out == len(wanted) % stream.row_tokens
-        assert stream_tokens(tmp_path / "out", stream.path).tolist() == wanted[: stream.tokens]
+        ids = expected_ids(own, tokenizer)
+        assert stream.tokens_left_out == sum(map(len, ids)) % stream.row_tokens
+        wanted = expected_tokens(sources, tokenizer, tmp_path / "out", stream.path, own.__contains__)
+        assert stream_tokens(tmp_path / "out", stream.path).tolist() == wanted
 
 
 def test_hold_out_goes_by_the_text_alone(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
     run(pile[::-1], tokenizer, tmp_path / "out", val_fraction=0.1)
-    wanted = expected_ids([d for d in documents(seed=1) + documents(seed=0) if is_val(d)], tokenizer)
-    tokens = stream_tokens(tmp_path / "out", "val").tolist()
-    assert tokens == [token for ids in wanted for token in ids][: len(tokens)]
+    sources = [path.read_bytes() for path in pile[::-1]]
+    wanted = expected_tokens(sources, tokenizer, tmp_path / "out", "val", is_val)
+    assert stream_tokens(tmp_path / "out", "val").tolist() == wanted
 
 
 def test_bos_and_no_eos(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
@@ -107,7 +122,7 @@ def test_bos_and_no_eos(pile: list[Path], tokenizer: Path, tmp_path: Path) -> No
     spec.tokenizer.bos_token = "<|padding|>"
     folder = tmp_path / "with_bos"
     spec.tokenizer.save_pretrained(str(folder))
-    run(pile[:1], folder, tmp_path / "out", bos=True, eos=False)
+    run(pile[:1], folder, tmp_path / "out", bos=True, eos=False, unit_bytes=1 << 20)
     bos = spec.tokenizer.convert_tokens_to_ids("<|padding|>")
     wanted = [token for ids in expected_ids(documents(seed=0), tokenizer) for token in [bos, *ids[:-1]]]
     tokens = stream_tokens(tmp_path / "out", "train").tolist()
@@ -150,7 +165,7 @@ def test_compressed_shards_hold_the_same_rows(
 
 
 def test_shards_are_limited(converted: Path) -> None:
-    sizes = [path.stat().st_size for path in (converted / "train").glob("*.mds")]
+    sizes = [path.stat().st_size for path in (converted / "train").rglob("*.mds")]
     assert len(sizes) > 3
     assert max(sizes) <= 1 << 14
 
@@ -162,17 +177,64 @@ def test_nothing_but_the_dataset_is_left(converted: Path) -> None:
     assert str(converted) not in (converted / "dataset.json").read_text()
 
 
-@pytest.mark.parametrize(
-    ("names", "words"),
-    [(("Pile-CC", "pile cc"), "would share the folder 'pile-cc'"), (("Tokenizer",), "'tokenizer'")],
-)
-def test_components_that_would_share_a_folder(
-    names: tuple[str, ...], words: str, tokenizer: Path, tmp_path: Path
-) -> None:
+def test_components_have_folders_of_their_own(tokenizer: Path, tmp_path: Path) -> None:
+    names = ["C", "C++", "C#", "c", "Github", "GitHub", "github", "Tokenizer", "tokenizer", "x" * 400, "中文"]
     source = tmp_path / "a.jsonl"
     source.write_bytes(lines({"text": "x" * 200, "meta": {"pile_set_name": name}} for name in names))
-    with pytest.raises(ValueError, match=words):
-        run([source], tokenizer, tmp_path / "out", split_by_component=True)
+    run([source], tokenizer, tmp_path / "out", split_by_component=True)
+    streams = {stream.component: stream for stream in DatasetInfo.read(tmp_path / "out").streams}
+    assert streams.keys() == set(names)
+    folders = {name: stream.path.removesuffix("/train") for name, stream in streams.items()}
+    assert len(set(folders.values())) == len(names)
+    assert (folders["Github"], folders["c"]) == ("github", "c")
+    assert folders["C++"].startswith("c-")
+    assert all(len(folder) < 60 and folder != "tokenizer" for folder in folders.values())
+    for stream in streams.values():
+        assert len(stream_tokens(tmp_path / "out", stream.path)) == stream.tokens > 0
+
+
+def test_the_piles_components_keep_their_short_folders() -> None:
+    folders = {component_folder(name): name for name in PILE}
+    assert len(folders) == len(PILE)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", folder) for folder in folders)
+    assert folders["pile-cc"] == "Pile-CC"
+    assert not any(re.search("-[0-9a-f]{8}$", folder) for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "by_component", "words"),
+    [
+        (1e-9, False, "--val-fraction leaves val without a row: no document was drawn"),
+        (1e-9, True, "--val-fraction leaves val of ArXiv without a row: no document was drawn"),
+        (0.05, False, "--val-fraction leaves val without a row: .* tokens fill no row"),
+    ],
+)
+def test_nothing_held_out_is_told(
+    fraction: float,
+    by_component: bool,
+    words: str,
+    pile: list[Path],
+    tokenizer: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = {"val_row_tokens": 8000 if fraction > 0.01 else 8, "split_by_component": by_component}
+    report = run(pile[:1], tokenizer, tmp_path / "out", val_fraction=fraction, shard_bytes=1 << 15, **asked)
+    assert re.search(words, str(report))
+    assert re.search(words, caplog.text)
+
+
+def test_what_is_held_out_is_not_told_to_be_missing(converted: Path) -> None:
+    assert empty_splits(DatasetInfo.read(converted)) == []
+
+
+def test_small_shards_are_not_written_for_units(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+    run(pile, tokenizer, tmp_path / "out", split_by_component=True, val_fraction=0.1, shard_bytes=1 << 15)
+    for stream in DatasetInfo.read(tmp_path / "out").streams:
+        shards = json.loads((tmp_path / "out" / stream.path / "index.json").read_text())["shards"]
+        small = [s["raw_data"]["basename"] for s in shards if s["raw_data"]["bytes"] < (1 << 15) / 16]
+        assert all(name.startswith("tails/") for name in small)
+        assert len([name for name in small if name.startswith("tails/")]) <= 1
 
 
 def test_too_little_text_for_a_row(tokenizer: Path, tmp_path: Path) -> None:

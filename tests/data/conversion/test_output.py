@@ -14,7 +14,7 @@ from patch_algorithm.data.conversion import conversion
 from patch_algorithm.data.conversion.conversion import ConversionError
 from patch_algorithm.data.conversion.workdir import WorkDir
 from patch_algorithm.data.dataset.description import DatasetInfo
-from tests.data.support import DOCUMENTS, files, partial, run, stopped_half_way
+from tests.data.support import DOCUMENTS, files, partial, run, stopped_half_way, stream_tokens
 
 
 def test_a_finished_dataset_is_not_overwritten(
@@ -37,7 +37,7 @@ def test_overwriting_keeps_the_old_one_until_the_new_one_is_there(
     mended.write_bytes(pile[1].read_bytes())
     report = run([pile[0], mended], tokenizer, out, val_fraction=0.1, overwrite=True)
     assert report.encoded.documents < DOCUMENTS
-    assert files(out / "val") == files(converted / "val")
+    assert (stream_tokens(out, "val") == stream_tokens(converted, "val")).all()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     run(pile[:1], tokenizer, out, overwrite=True)
     assert not (out / "val").exists()
@@ -89,15 +89,15 @@ def test_two_conversions_do_not_share_a_folder(pile: list[Path], tokenizer: Path
 
 
 def appearing(monkeypatch: pytest.MonkeyPatch, appear: Callable[[], object]) -> None:
-    """Has something happen when everything is tokenised."""
-    layout = conversion._layout
+    """Has something happen when all units are finished."""
+    total_up = conversion.total_up
 
     def hooked(*args: Any) -> Any:
-        monkeypatch.setattr(conversion, "_layout", layout)
+        monkeypatch.setattr(conversion, "total_up", total_up)
         appear()
-        return layout(*args)
+        return total_up(*args)
 
-    monkeypatch.setattr(conversion, "_layout", hooked)
+    monkeypatch.setattr(conversion, "total_up", hooked)
 
 
 def test_a_work_folder_in_which_something_else_is(

@@ -19,7 +19,7 @@ from patch_algorithm.data.conversion.upload import Uploader
 from patch_algorithm.data.conversion.workdir import WorkDir
 from patch_algorithm.data.dataset.description import DatasetInfo
 from tests.data.loader.store import BUCKET, serving
-from tests.data.support import files, options
+from tests.data.support import DOCUMENTS, files, options
 
 # Importing streaming and starting a server is what takes the time.
 pytestmark = pytest.mark.slow
@@ -71,17 +71,20 @@ def test_the_same_objects_as_files(
 
 
 def break_off_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    upload = Uploader.upload
+    upload, uploaded = Uploader.upload, []
 
     def broken(self: Uploader, file: str) -> None:
-        if file == name:
+        uploaded.append(file)
+        if file.endswith(name) and len(uploaded) > 3:
             raise ConversionError(f"broke off at {file}")
         upload(self, file)
 
     monkeypatch.setattr(Uploader, "upload", broken)
 
 
-@pytest.mark.parametrize("name", ["train/shard.00001.mds", "train/index.json", "dataset.json"])
+@pytest.mark.parametrize(
+    "name", ["/shard.00000.mds", "val/tails/shard.00000.mds", "train/index.json", "dataset.json"]
+)
 def test_broken_off_and_continued(
     name: str,
     store: Any,
@@ -98,8 +101,9 @@ def test_broken_off_and_continued(
             run(pile, tokenizer, folder)
     assert DatasetInfo.find(f"s3://{BUCKET}/{folder}") is None
     there = list((work / f".{folder}.partial" / "data").rglob("*.mds"))
-    assert len(there) <= 1, "what is uploaded takes no room here"
-    assert run(pile, tokenizer, folder) == 0
+    assert len(there) <= 2, "what is uploaded takes no room here"
+    done = run(pile, tokenizer, folder)
+    assert 0 < done < DOCUMENTS if name == "/shard.00000.mds" else done == 0
     assert objects(store, folder) == local
     assert list(work.iterdir()) == []
 
@@ -114,13 +118,14 @@ def test_one_that_is_being_replaced_is_not_taken_for_a_finished_one(
 ) -> None:
     run(pile[:1], tokenizer, "replaced")
     with monkeypatch.context() as patch:
-        break_off_at(patch, "train/shard.00001.mds")
+        break_off_at(patch, "/shard.00000.mds")
         with pytest.raises(ConversionError, match="broke off"):
             run(pile, tokenizer, "replaced", overwrite=True)
     with pytest.raises(ValueError, match="being replaced"):
         DatasetInfo.read(f"s3://{BUCKET}/replaced")
     run(pile, tokenizer, "replaced", overwrite=True)
-    assert objects(store, "replaced") == local
+    found = objects(store, "replaced")
+    assert {name: found[name] for name in local} == local
 
 
 def test_a_bucket_that_is_not_there(pile: list[Path], tokenizer: Path, work: Path) -> None:
@@ -192,14 +197,19 @@ def test_what_cannot_be_read_is_not_taken_for_absent(
 def test_the_later_of_two_conversions_does_not_replace_the_earlier(
     store: Any, pile: list[Path], tokenizer: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = conversion._layout
+    run(pile[:1], tokenizer, "earlier")
+    earlier = objects(store, "earlier")["dataset.json"]
+    total_up = conversion.total_up
 
     def hooked(*args: Any) -> Any:
-        monkeypatch.setattr(conversion, "_layout", layout)
-        run(pile[:1], tokenizer, "both", work_dir=str(work / "other"))
-        return layout(*args)
+        monkeypatch.setattr(conversion, "total_up", total_up)
+        with pytest.raises(ValueError, match="something else is there"):
+            run(pile[:1], tokenizer, "both", work_dir=str(work / "other"))
+        # As one that began at the same moment would.
+        put(store, "both/dataset.json", earlier)
+        return total_up(*args)
 
-    monkeypatch.setattr(conversion, "_layout", hooked)
+    monkeypatch.setattr(conversion, "total_up", hooked)
     with pytest.raises(ConversionError, match=r"is a finished dataset already.* repeat the command"):
         run(pile, tokenizer, "both")
     assert len(DatasetInfo.read(f"s3://{BUCKET}/both").sources) == 1
@@ -246,5 +256,5 @@ def test_an_upload_that_fails(
             ConversionError, match=r"shard.*could not be uploaded.*no answer.*repeat the command"
         ):
             run(pile, tokenizer, "failing")
-    assert run(pile, tokenizer, "failing") == 0
+    assert run(pile, tokenizer, "failing") == DOCUMENTS
     assert objects(store, "failing") == local

@@ -28,17 +28,13 @@ from tests.data.support import (
     partial,
     run,
     stopped_half_way,
+    stream_tokens,
 )
 
 
-def finished_documents(out: Path, sources: int = 2) -> int:
-    workdir = WorkDir(partial(out), "uint16")
-    return sum(
-        counts.documents
-        for source in range(sources)
-        for record in workdir.records(source).values()
-        for counts in record.counts.values()
-    )
+def finished_documents(out: Path) -> int:
+    records = WorkDir(partial(out), "uint16").records()
+    return sum(record.tally.total.documents for record in records.values())
 
 
 def killed_and_continued(pile: list[Path], tokenizer: Path, out: Path, kill_at: int | str) -> int:
@@ -95,7 +91,7 @@ def test_killed_at_some_moments(
 ) -> None:
     moments = [
         random.Random(0).randrange(30, changes // 3),
-        "shard.00003",
+        "/tails",
         "train/.index",
         "publishing.partial",
     ]
@@ -160,8 +156,8 @@ def test_killed_with_workers_which_end_too(tokenizer: Path, tmp_path: Path) -> N
         out.parent.mkdir()
         process = start(sources, tokenizer, out)
         folder = partial(out) / "units"
-        wait_for(lambda folder=folder, units=units: len(list(folder.rglob("0*.json"))) >= units)
-        workers = children(process.pid)
+        wait_for(lambda folder=folder, units=units: len(list(folder.glob("*.json"))) >= units)
+        workers = [child for server in children(process.pid) for child in children(server)]
         assert len(workers) >= 2
         process.kill()
         process.wait()
@@ -183,7 +179,7 @@ def test_a_mended_file_continues(pile: list[Path], tokenizer: Path, converted: P
     report = run([pile[0], mended], tokenizer, out, val_fraction=0.1)
     assert report.encoded.documents == DOCUMENTS - there
     for split in ("train", "val"):
-        assert files(out / split) == files(converted / split)
+        assert (stream_tokens(out, split) == stream_tokens(converted, split)).all()
 
 
 def test_a_changed_file_has_its_changed_units_done_again(tokenizer: Path, tmp_path: Path) -> None:
@@ -222,13 +218,18 @@ def test_what_was_packed_of_a_file_that_changed_is_packed_again(tokenizer: Path,
     assert files(out) == files(tmp_path / "fresh")
 
 
-def test_units_that_lost_their_end_are_done_again(pile: list[Path], tokenizer: Path, tmp_path: Path) -> None:
+def test_units_whose_files_are_not_whole_are_done_again(
+    pile: list[Path], tokenizer: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     stopped_half_way(pile, tokenizer, out)
-    tokens = partial(out) / "units" / "00000" / "000001.tokens"
-    tokens.write_bytes(tokens.read_bytes()[:-2])
-    (partial(out) / "units" / "00000" / "000002.json").write_text("{")
+    tail, short, broken = sorted((partial(out) / "units").glob("*.json"))[1:4]
+    before = finished_documents(out)
+    os.truncate(tail.with_suffix(".tail"), tail.with_suffix(".tail").stat().st_size - 2)
+    os.truncate(next((partial(out) / "data" / "train" / short.stem).iterdir()), 100)
+    broken.write_text("{")
     there = finished_documents(out)
+    assert 0 < there < before
     report = run([pile[0], tmp_path / "bad.jsonl"], tokenizer, out, val_fraction=0.1, on_error="skip")
     assert report.encoded.documents == DOCUMENTS - there
 

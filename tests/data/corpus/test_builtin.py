@@ -19,7 +19,8 @@ from patch_algorithm.data.conversion.documents import held_out
 from patch_algorithm.data.corpus.gather import gather, module_files
 from patch_algorithm.data.corpus.prepare import BuiltinCorpus, BuiltinCorpusTokenizer, prepare_builtin_corpus
 from patch_algorithm.data.corpus.tokenizer import END_OF_TEXT
-from patch_algorithm.data.dataset.description import DatasetInfo, check_shards
+from patch_algorithm.data.dataset.description import DatasetInfo
+from patch_algorithm.data.dataset.integrity import check_shards
 from patch_algorithm.preflight import prepare, read_config
 
 PACKAGES = ("asyncio", "email", "json", "logging")

@@ -14,17 +14,16 @@ import pytest
 from moto.server import ThreadedMotoServer
 from tokenizers import Tokenizer
 
-from patch_algorithm.data.conversion.packing import Piece, StreamPlan, finish_stream, pack_shard
 from patch_algorithm.data.conversion.upload import Uploader
+from patch_algorithm.data.conversion.writing import RowFormat, write_shards
 from patch_algorithm.data.dataset.description import (
     ComponentCounts,
     DatasetInfo,
-    ShardFault,
     StreamInfo,
     TokenizerInfo,
-    check_shards,
 )
 from patch_algorithm.data.dataset.inspection import inspect_dataset, read_row, row_text
+from patch_algorithm.data.dataset.integrity import ShardFault, check_shards
 from patch_algorithm.data.dataset.remote import download, is_url
 from patch_algorithm.data.tokens.encoding import Encoder, load_tokenizer
 from tests.data.tokens.test_tokenizers import save
@@ -37,23 +36,18 @@ def write_dataset(folder: Path, compression: str | None = None, by_component: bo
     """Writes a small data set and returns the rows of its train split."""
     spec = load_tokenizer(str(save(folder / "tokenizer")))
     tokens = np.concatenate(Encoder(spec.encoding()).encode(SAMPLE))
-    tokens.tofile(folder / "units")
     component = "Wikipedia (en)" if by_component else None
     streams = []
-    for split, length, pieces in (
-        ("train", ROW, (Piece(str(folder / "units"), 0, len(tokens)),)),
-        ("val", 8, (Piece(str(folder / "units"), 3, 5),)),
-    ):
+    for split, length, ids in (("train", ROW, tokens), ("val", 8, tokens[3:8])):
         path = f"wikipedia-en/{split}" if by_component else split
-        plan = StreamPlan(path, length, "uint16", compression, pieces, shard_bytes=600)
-        for shard in range(plan.shards):
-            pack_shard(plan, shard, folder)
-        finish_stream(plan, folder)
-        left_out = plan.tokens_left_out
+        form = RowFormat(length, "uint16", compression, shard_bytes=600)
+        shards = write_shards([ids], len(ids), folder / path, "unit", form)
+        if shards:
+            (folder / path / "index.json").write_text(json.dumps({"version": 2, "shards": shards}))
+        rows = len(ids) // length
         streams.append(
-            StreamInfo(path, component, split, length, plan.rows, plan.shards, plan.tokens, left_out)
+            StreamInfo(path, component, split, length, rows, len(shards), rows * length, len(ids) % length)
         )
-    (folder / "units").unlink()
     count = ComponentCounts(len(SAMPLE), sum(len(text.encode()) for text in SAMPLE), len(tokens))
     info = DatasetInfo(
         tokenizer=TokenizerInfo(spec.fingerprint, spec.name, spec.vocab_size, 0, None, "text", True, False),
@@ -129,7 +123,7 @@ def test_a_table_of_what_there_is(tmp_path: Path) -> None:
 def test_every_damaged_file_is_named(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     assert inspect_dataset(tmp_path).sound
-    first, second, third = (tmp_path / "train" / f"shard.0000{number}.mds" for number in range(3))
+    first, second, third = (tmp_path / "train" / "unit" / f"shard.0000{number}.mds" for number in range(3))
     data = bytearray(first.read_bytes())
     data[-1] ^= 1
     first.write_bytes(data)
@@ -139,12 +133,12 @@ def test_every_damaged_file_is_named(tmp_path: Path) -> None:
     found = inspect_dataset(tmp_path)
     assert not found.sound
     assert found.faults == (
-        ShardFault("train/shard.00000.mds", "corrupted"),
-        ShardFault("train/shard.00001.mds", f"has {size} bytes, not {size + 1}"),
-        ShardFault("train/shard.00002.mds", "missing"),
+        ShardFault("train/unit/shard.00000.mds", "corrupted"),
+        ShardFault("train/unit/shard.00001.mds", f"has {size} bytes, not {size + 1}"),
+        ShardFault("train/unit/shard.00002.mds", "missing"),
     )
-    assert "train/shard.00002.mds: missing" in str(found)
-    with pytest.raises(ValueError, match=r"train/shard.00000.mds in .* is not as recorded: corrupted"):
+    assert "train/unit/shard.00002.mds: missing" in str(found)
+    with pytest.raises(ValueError, match=r"train/unit/shard.00000.mds in .* is not as recorded: corrupted"):
         read_row(tmp_path, 0)
 
 
@@ -265,8 +259,8 @@ def test_a_data_set_in_an_object_store(tmp_path: Path, bucket: str, caplog: pyte
     assert inspect_dataset(f"{bucket}/set/").sound
     assert (read_row(f"{bucket}/set", len(rows) - 1) == rows[-1]).all()
     assert row_text(f"{bucket}/set", 1) == row_text(tmp_path / "set", 1)
-    boto3.client("s3").delete_object(Bucket="pile", Key="set/train/shard.00001.mds.zstd")
-    assert check_shards(f"{bucket}/set") == [ShardFault("train/shard.00001.mds.zstd", "missing")]
+    boto3.client("s3").delete_object(Bucket="pile", Key="set/train/unit/shard.00001.mds.zstd")
+    assert check_shards(f"{bucket}/set") == [ShardFault("train/unit/shard.00001.mds.zstd", "missing")]
 
 
 def test_places_that_cannot_be_used_are_named(tmp_path: Path, bucket: str) -> None:

@@ -182,7 +182,7 @@ def test_a_row_of_another_length_is_refused_when_it_is_read(
         loader = iter(build(tokenizer, 2, local=str(tmp_path), max_seq_len=16).dataloader)
     assert next(loader)["input_ids"].shape == (2, 16)
     with pytest.raises(
-        ValueError, match=r"has 15 tokens, and train_loader\.dataset\.max_seq_len asks for 16"
+        ValueError, match=r"has 15 tokens, and .*train_loader\.dataset\.max_seq_len asks for 16"
     ):
         next(loader)
 
@@ -193,7 +193,7 @@ def test_ids_beyond_the_vocabulary_are_refused(tokenizer: PreTrainedTokenizerFas
     write_stream(tmp_path / "train", rows)
     with pytest.warns(UserWarning, match=UNCHECKED):
         loader = build(tokenizer, 1, local=str(tmp_path), max_seq_len=8).dataloader
-    with pytest.raises(ValueError, match=r"ids from \d+ to 96, and the tokenizer has 96 entries"):
+    with pytest.raises(ValueError, match=r"ids from \d+ to 96, and the largest id of the tokenizer is 95"):
         list(loader)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
+from patch_algorithm.data.tokens.identity import fingerprint, largest_id
 from tests.data.loader.written import build, load, random_rows, rows_of, write_dataset, write_stream
+from tests.data.support import make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +108,90 @@ def test_another_end_of_text_is_refused(corpus: Path, data: Path) -> None:
 def test_a_loader_needs_a_tokenizer(data: Path) -> None:
     with pytest.raises(ValueError, match="needs a tokenizer"):
         build(None, local=str(data), max_seq_len=8)  # pyright: ignore[reportArgumentType]
+
+
+def with_change(tokenizer: PreTrainedTokenizerFast, change: Callable[[dict[str, Any]], None]) -> Any:
+    text = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(text)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(text)), eos_token="<eos>", pad_token="<pad>"
+    )
+
+
+def test_an_added_token_that_the_data_cannot_hold_changes_nothing(
+    tokenizer: PreTrainedTokenizerFast, data: Path
+) -> None:
+    more = with_change(tokenizer, lambda text: None)
+    more.add_special_tokens({"additional_special_tokens": ["<more>"]})
+    assert fingerprint(more) != fingerprint(tokenizer)
+    assert len(rows_of(build(more, local=str(data), max_seq_len=8))) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda text: text["model"]["vocab"].update(w1=2, w2=1),
+            "2 of its 96 tokens have another id or none",
+        ),
+        (lambda text: text.update(normalizer={"type": "Lowercase"}), "its normalizer is another one"),
+        (
+            lambda text: text.update(pre_tokenizer={"type": "BertPreTokenizer"}),
+            "its pre-tokenizer is another one",
+        ),
+        (lambda text: text["model"].update(unk_token="w3"), "its model has another unk_token"),
+    ],
+)
+def test_what_differs_is_named(
+    change: Callable[[dict[str, Any]], None], words: str, tokenizer: PreTrainedTokenizerFast, data: Path
+) -> None:
+    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
+    assert (vocabulary["w1"], vocabulary["w2"]) == (1, 2)
+    with pytest.raises(ValueError, match=words):
+        build(with_change(tokenizer, change), local=str(data), max_seq_len=8)
+
+
+def test_a_tokenizer_in_python_is_compared_by_its_ids(tmp_path: Path) -> None:
+    folder = make_tokenizer(tmp_path / "tokenizer")
+    fast = AutoTokenizer.from_pretrained(folder)
+    data = write_dataset(tmp_path / "data", fast, {(None, "train"): random_rows(4, 8)}, eos=fast.eos_token_id)
+    model = json.loads(fast.backend_tokenizer.to_str())["model"]
+    for name in ("right", "wrong"):
+        (tmp_path / name).mkdir()
+        vocabulary = dict(model["vocab"])
+        if name == "wrong":
+            vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+        (tmp_path / name / "vocab.json").write_text(json.dumps(vocabulary))
+        merges = "\n".join(" ".join(merge) for merge in model["merges"])
+        (tmp_path / name / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    ends = {"eos_token": fast.eos_token, "unk_token": fast.eos_token, "bos_token": fast.eos_token}
+    right = GPT2Tokenizer.from_pretrained(tmp_path / "right", **ends, pad_token=fast.eos_token)
+    assert len(rows_of(build(right, local=str(data), max_seq_len=8))) == 4
+    wrong = GPT2Tokenizer.from_pretrained(tmp_path / "wrong", **ends, pad_token=fast.eos_token)
+    with pytest.raises(ValueError, match=r"2 of its .* tokens have another id or none, such as 'a'"):
+        build(wrong, local=str(data), max_seq_len=8)
+
+
+def test_ids_with_holes_are_bound_by_the_largest(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    def widen(text: dict[str, Any]) -> None:
+        text["model"]["vocab"] = {token: 2 * own for token, own in text["model"]["vocab"].items()}
+        for token in text["added_tokens"]:
+            token["id"] *= 2
+
+    holes = with_change(tokenizer, widen)
+    assert (len(holes), largest_id(holes)) == (96, 190)
+    rows = 2 * random_rows(8, 8)
+    data = write_dataset(tmp_path, holes, {(None, "train"): rows}, eos=188)
+    assert rows_of(build(holes, local=str(data), max_seq_len=8)) == rows.tolist()
+    assert rows.max() > 96
+
+
+def test_a_loader_is_named_as_far_as_it_is_known(tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
+    for options, loader in (
+        ({"split": None}, "^eval_loader or train_loader"),
+        ({"split": "trian"}, "^eval_loader"),
+        ({"split": "train", "shuffle": True, "max_seq_len": 7}, "^train_loader"),
+        ({"split": "train", "max_seq_len": 7}, "^eval_loader or train_loader"),
+    ):
+        with pytest.raises(ValueError, match=rf"{loader}\.dataset"):
+            build(tokenizer, **({"local": str(data), "max_seq_len": 8} | options))

@@ -13,8 +13,8 @@ from streaming import MDSWriter
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from patch_algorithm.data.dataset.description import DatasetInfo, StreamInfo, TokenizerInfo
-from patch_algorithm.data.tokens.encoding import fingerprint
+from patch_algorithm.data.dataset.description import TOKENIZER_JSON, DatasetInfo, StreamInfo, TokenizerInfo
+from patch_algorithm.data.tokens.identity import fingerprint
 
 Rows = np.ndarray
 
@@ -41,6 +41,7 @@ def write_dataset(
     folder: Path,
     tokenizer: PreTrainedTokenizerFast,
     streams: Mapping[tuple[str | None, str], Rows],
+    eos: int = 94,
     **options: Any,
 ) -> Path:
     """Writes the streams of (component, split) and their ``dataset.json``; returns ``folder``."""
@@ -50,7 +51,7 @@ def write_dataset(
         if len(rows):
             write_stream(folder / path, rows, **options)
         infos.append(StreamInfo(path, component, split, rows.shape[1], len(rows), 1, rows.size, 0))
-    described = TokenizerInfo(fingerprint(tokenizer), "tiny", len(tokenizer), 94, None, "text", True, False)
+    described = TokenizerInfo(fingerprint(tokenizer), "tiny", len(tokenizer), eos, None, "text", True, False)
     DatasetInfo(
         tokenizer=described,
         dtype="uint16",
@@ -60,6 +61,8 @@ def write_dataset(
         streams=tuple(infos),
         components={},
     ).write(folder)
+    (folder / TOKENIZER_JSON).parent.mkdir(exist_ok=True)
+    (folder / TOKENIZER_JSON).write_text(tokenizer.backend_tokenizer.to_str())
     return folder
 
 

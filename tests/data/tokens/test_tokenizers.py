@@ -13,7 +13,8 @@ from llmfoundry.utils.builders import build_tokenizer
 from tokenizers import Tokenizer, models
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
-from patch_algorithm.data.tokens.encoding import Encoder, fingerprint, load_tokenizer
+from patch_algorithm.data.tokens.encoding import Encoder, load_tokenizer
+from patch_algorithm.data.tokens.identity import fingerprint
 from tests.data.tokens.toys import EOS, toy
 
 
