@@ -91,13 +91,15 @@ def test_killed_at_some_moments(
 ) -> None:
     moments = [
         random.Random(0).randrange(30, changes // 3),
+        ".tail.partial",
         "/tails",
         "train/.index",
         "publishing.partial",
     ]
     there = check_killed_at([*moments, changes - 2], pile, tokenizer, converted, tmp_path)
     assert 0 < there[0] < DOCUMENTS
-    assert there[1:] == [DOCUMENTS] * 3 + [0]
+    # The first unit's shards are there, and nothing that says that they are whole.
+    assert there[1:] == [0, *[DOCUMENTS] * 3, 0]
 
 
 @pytest.mark.slow
@@ -230,8 +232,11 @@ def test_units_whose_files_are_not_whole_are_done_again(
     broken.write_text("{")
     there = finished_documents(out)
     assert 0 < there < before
-    report = run([pile[0], tmp_path / "bad.jsonl"], tokenizer, out, val_fraction=0.1, on_error="skip")
+    asked = {"val_fraction": 0.1, "on_error": "skip"}
+    report = run([pile[0], tmp_path / "bad.jsonl"], tokenizer, out, **asked)
     assert report.encoded.documents == DOCUMENTS - there
+    run([pile[0], tmp_path / "bad.jsonl"], tokenizer, tmp_path / "fresh", **asked)
+    assert files(out) == files(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize(
