@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patch_algorithm.data.dataset.description import INDEX, DatasetInfo, StreamInfo, read_index
+from patch_algorithm.data.dataset.description import INDEX, DatasetInfo, StreamInfo
+from patch_algorithm.data.dataset.integrity import read_index
 from patch_algorithm.data.dataset.remote import is_url
 
 __all__ = ["DataOnDisk", "find_data"]
