@@ -22,11 +22,12 @@ def examples(*commands: str, codes: Sequence[str] = ()) -> str:
 
 
 @contextmanager
-def errors_as_exit_codes(command: str) -> Iterator[None]:
+def errors_as_exit_codes(command: str, *, when_stopped: str = "stopped.") -> Iterator[None]:
     """Inside, bad input is one line on standard error and exit code 2, without a traceback.
 
     Args:
         command: The command's words, such as ``doctor``.
+        when_stopped: What is said when it is interrupted (exit code 130).
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("patch_algorithm").setLevel(logging.INFO)
@@ -36,7 +37,7 @@ def errors_as_exit_codes(command: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        typer.echo(f"patch-level {command}: stopped.", err=True)
+        typer.echo(f"patch-level {command}: {when_stopped}", err=True)
         raise typer.Exit(130) from error
     except (ValueError, OSError) as error:
         typer.echo(f"patch-level {command}: {error}", err=True)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from patch_algorithm.common.command_line import examples
+from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 
 __all__ = ["app"]
 
@@ -174,7 +171,7 @@ def convert(
     for name in ("on_error", "special_tokens", "compression", "engine", "splits", "encoder"):
         asked[name] = asked[name].value if asked[name] is not None else None
     del asked["dry_run"], asked["report"]
-    with _errors_told("convert"):
+    with errors_as_exit_codes("data convert", when_stopped="stopped; the same command continues."):
         from patch_algorithm.data.conversion.conversion import convert as convert_data
         from patch_algorithm.data.conversion.estimation import estimate
         from patch_algorithm.data.conversion.options import Conversion
@@ -206,7 +203,7 @@ def info(
     folder: Annotated[str, typer.Argument(metavar="DIR_OR_URL", help="The dataset.")],
 ) -> None:
     """Show what a dataset holds, and check its shards against their hashes."""
-    with _errors_told("info"):
+    with errors_as_exit_codes("data info"):
         from patch_algorithm.data.dataset.inspection import inspect_dataset
 
         found = inspect_dataset(folder)
@@ -227,21 +224,7 @@ def cat(
     ] = None,
 ) -> None:
     """Show a row as text."""
-    with _errors_told("cat"):
+    with errors_as_exit_codes("data cat"):
         from patch_algorithm.data.dataset.inspection import row_text
 
         typer.echo(row_text(folder, row, split, component))
-
-
-@contextmanager
-def _errors_told(command: str) -> Iterator[None]:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("patch_algorithm").setLevel(logging.INFO)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        typer.echo(f"patch-level data {command}: stopped; the same command continues.", err=True)
-        raise typer.Exit(130) from error
-    except (ValueError, OSError) as error:
-        typer.echo(f"patch-level data {command}: {error}", err=True)
-        raise typer.Exit(2) from error

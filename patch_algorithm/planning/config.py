@@ -36,7 +36,7 @@ def read_config(yaml_path: str, overrides: Sequence[str] = ()) -> DictConfig:
         cfg = OmegaConf.load(path)
         if overrides:
             cfg = OmegaConf.merge(cfg, OmegaConf.from_cli(list(overrides)))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{yaml_path} with its overrides cannot be read: {error}") from error
     except TypeError as error:  # OmegaConf, where the path of an override leads into a list
         raise ValueError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from patch_algorithm.checks.rate_curve import RunClock, multipliers
+from patch_algorithm.planning.run_clock import scheduler_of
 from patch_algorithm.planning.run_file import RunFile
 
 __all__ = ["Rates", "rates_of_run"]
@@ -39,15 +39,15 @@ def rates_of_run(run: RunFile, clock: RunClock, bounds: Sequence[int]) -> Rates:
         bounds: The steps after which each stage ends.
     """
     peak = run.optimizer.arguments.get("lr")
-    if run.scheduler.name is None or not isinstance(peak, (int, float)):
-        return Rates(fault="the YAML names no scheduler or no optimizer.lr")
-    from llmfoundry.utils.builders import build_scheduler
-
+    if not isinstance(peak, (int, float)):
+        return Rates(fault="the YAML has no optimizer.lr")
     steps = sorted({point for stage in zip((0, *bounds), bounds, strict=False) for point in _spread(*stage)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            scheduler = build_scheduler(run.scheduler.name, copy.deepcopy(dict(run.scheduler.arguments)))
+            scheduler = scheduler_of(run)
+            if scheduler is None:
+                return Rates(fault=f"the YAML's scheduler ({run.scheduler.name}) is none that is registered")
             found = multipliers(scheduler, clock, steps)
         except (TypeError, ValueError) as error:
             return Rates(fault=f"the scheduler {run.scheduler.name} refuses the run: {error}")

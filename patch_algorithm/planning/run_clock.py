@@ -13,7 +13,7 @@ from composer.core import Time, TimeUnit
 from patch_algorithm.checks.rate_curve import RateCurve, RunClock, rate_curve
 from patch_algorithm.planning.run_file import RunFile
 
-__all__ = ["rates_of", "run_clock", "steps_of"]
+__all__ = ["rates_of", "run_clock", "scheduler_of", "steps_of"]
 
 _IN_ROWS_OR_TOKENS = re.compile(r"\d\s*(sp|tok)\b")
 
@@ -53,18 +53,33 @@ def rates_of(run: RunFile) -> RateCurve | None:
     clock, name = run_clock(run), run.scheduler.name
     if clock is None or name is None or not _counted(run.scheduler.arguments, clock):
         return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler = scheduler_of(run)
+        return None if scheduler is None else rate_curve(scheduler, clock, name)
+
+
+def scheduler_of(run: RunFile) -> Any | None:
+    """The scheduler of a run, as llm-foundry builds it.
+
+    Returns:
+        ``None`` where the YAML names none, or one that is not registered, which a check of names says.
+
+    Raises:
+        ValueError: If it cannot be built of its arguments.
+    """
+    if run.scheduler.name is None:
+        return None
     from catalogue import RegistryError
     from llmfoundry.utils.builders import build_scheduler
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            scheduler = build_scheduler(name, copy.deepcopy(dict(run.scheduler.arguments)))
-        except RegistryError:  # a name, which is checked elsewhere
-            return None
-        except TypeError as error:
-            raise ValueError(f"it cannot be built of {dict(run.scheduler.arguments)}: {error}") from error
-        return rate_curve(scheduler, clock, name)
+    arguments = dict(run.scheduler.arguments)
+    try:
+        return build_scheduler(run.scheduler.name, copy.deepcopy(arguments))
+    except RegistryError:
+        return None
+    except TypeError as error:
+        raise ValueError(f"it cannot be built of {arguments}: {error}") from error
 
 
 def _counted(arguments: Mapping[str, Any], clock: RunClock) -> bool:

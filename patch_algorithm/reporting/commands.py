@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from patch_algorithm.common.command_line import errors_as_exit_codes
+
 __all__ = ["report"]
 
 
@@ -62,22 +64,19 @@ def report(
       0  the report is written, whatever the verdict
       2  bad input, named with file and line; nothing is written
     """
-    # Imported here: the help text shall not wait for matplotlib.
-    from patch_algorithm.reporting.report import make_report
-
     page = out / "report.html"
-    try:
+    with errors_as_exit_codes("report"):
+        # Imported here: the help text shall not wait for matplotlib, nor an error for the pictures.
+        from patch_algorithm.reporting.report import make_report
+
         if page.exists() and not overwrite:
             raise ValueError(f"{page} exists. Give --overwrite to replace it, or another --out.")
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out {out} is a file. Give a folder.")
         found = make_report(runs, baseline or (), metric)
-        from patch_algorithm.reporting.writing import write_report  # bad input is told without the wait
+        from patch_algorithm.reporting.writing import write_report
 
         write_report(found, out)
-    except (ValueError, OSError) as error:
-        typer.echo(f"patch-level report: {error}", err=True)
-        raise typer.Exit(2) from error
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:

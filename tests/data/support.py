@@ -23,6 +23,7 @@ from transformers.models.auto import tokenization_auto  # noqa: F401
 from patch_algorithm.data.conversion.conversion import ConversionError, convert
 from patch_algorithm.data.conversion.options import Conversion
 from patch_algorithm.data.conversion.report import Report
+from patch_algorithm.data.conversion.workdir import WorkDir
 from patch_algorithm.data.corpus.tokenizer import END_OF_TEXT, train_tokenizer
 from patch_algorithm.data.tokens.encoding import load_tokenizer
 
@@ -99,6 +100,12 @@ def run(sources: Sequence[str | Path], tokenizer: Path, out: Path, **changes: An
 
 def partial(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
+
+
+def finished_documents(out: Path) -> int:
+    """Documents in the units that a conversion has finished so far."""
+    records = WorkDir(partial(out), "uint16").records()
+    return sum(record.tally.total.documents for record in records.values())
 
 
 def stopped_half_way(pile: list[Path], tokenizer: Path, out: Path, **changes: Any) -> None:

@@ -96,3 +96,14 @@ def test_an_override_into_a_list_is_refused_in_words(tmp_path: Path) -> None:
     file.write_text("algorithms: {patch_level: {stages: [{k: 4, until: 0.5}]}}")
     with pytest.raises(ValueError, match="A list is overridden as a whole"):
         read_config(str(file), ["algorithms.patch_level.stages.0.k=2"])
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.yaml").write_text(CONFIG)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(OmegaConf, "load", refuse)
+    with pytest.raises(ValueError, match=r"run\.yaml.*Permission denied"):
+        read_config(str(tmp_path / "run.yaml"))

@@ -104,3 +104,11 @@ def test_bad_input(
     assert done.exit_code == 2, done.output
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_scheduler_that_is_not_registered_leaves_the_rest_of_the_plan(tmp_path: Path) -> None:
+    run = written(tmp_path, scheduler={"name": "cosine_of_mine"})
+    done = call(run, "--json")
+    assert done.exit_code == 0, done.output
+    assert "cosine_of_mine" in done.output
+    assert len(json.loads(done.stdout)["runs"]) == 3

@@ -14,24 +14,19 @@ from typing import Any
 import pytest
 
 from patch_algorithm.data.conversion import ConversionError
-from patch_algorithm.data.conversion.workdir import WorkDir
 from patch_algorithm.data.dataset.inspection import inspect_dataset, row_text
 from patch_algorithm.data.readers.lines import LineSource
 from tests.data.support import (
     DOCUMENTS,
     documents,
     files,
+    finished_documents,
     in_child,
     lines,
     options,
     partial,
     run,
 )
-
-
-def finished_documents(out: Path) -> int:
-    records = WorkDir(partial(out), "uint16").records()
-    return sum(record.tally.total.documents for record in records.values())
 
 
 def test_a_new_file_takes_nothing_from_those_that_were_begun(

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from patch_algorithm.data.conversion.conversion import ConversionError
-from patch_algorithm.data.conversion.workdir import WorkDir
 from patch_algorithm.data.tokens.encoding import load_tokenizer
 from tests.data.support import (
     DOCUMENTS,
     documents,
     files,
+    finished_documents,
     in_child,
     lines,
     options,
@@ -30,11 +30,6 @@ from tests.data.support import (
     stopped_half_way,
     stream_tokens,
 )
-
-
-def finished_documents(out: Path) -> int:
-    records = WorkDir(partial(out), "uint16").records()
-    return sum(record.tally.total.documents for record in records.values())
 
 
 def killed_and_continued(pile: list[Path], tokenizer: Path, out: Path, kill_at: int | str) -> int:
