@@ -179,18 +179,16 @@ class TokenizerFacts:
         is_registered: Whether llm-foundry builds it from its registry.
         folder_found: Whether the name is a folder of this machine.
         files_found: Whether that folder holds a tokenizer.
-        fingerprint: Of the run's; ``None`` where it was not loaded.
+        differences: What gives the ids of the data another meaning; ``None`` where the two were not compared.
         data_name: The name that the data was written with; ``None`` without a description.
-        data_fingerprint: Of the data's.
     """
 
     name: str
     is_registered: bool = False
     folder_found: bool = False
     files_found: bool = False
-    fingerprint: str | None = None
+    differences: tuple[str, ...] | None = None
     data_name: str | None = None
-    data_fingerprint: str | None = None
 
 
 def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
@@ -202,14 +200,14 @@ def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
             return [_no_tokenizer(f"tokenizer.name: the folder {tokenizer.name!r} holds no tokenizer.")]
     if tokenizer.data_name is None or tokenizer.is_registered:
         return []
-    if tokenizer.fingerprint is not None and tokenizer.data_fingerprint is not None:
-        if tokenizer.fingerprint == tokenizer.data_fingerprint:
+    if tokenizer.differences is not None:
+        if not tokenizer.differences:
             return []
         return [
             finding(
                 "tokenizer-not-the-datas",
                 f"tokenizer.name is {tokenizer.name!r}; the training data was written with "
-                f"{tokenizer.data_name!r}, another tokenizer.",
+                f"{tokenizer.data_name!r}, another tokenizer: {'; '.join(tokenizer.differences)}.",
                 "The ids of the data mean other words, or none, to this tokenizer. llm-foundry's loader "
                 "trains on them without a word; the loader pile refuses.",
                 "Set tokenizer.name to the folder `tokenizer` of the data set, or convert the data again.",

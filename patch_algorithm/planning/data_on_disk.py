@@ -25,6 +25,7 @@ class DataOnDisk:
         rows: Rows.
         row_tokens: Tokens in a row; ``None`` where neither description nor index say it.
         info: The ``dataset.json`` of a data set that ``patch-level data convert`` wrote.
+        info_folder: The folder that it lies in; empty where there is none.
         components: Names of the components whose rows these are; empty where they are not told apart.
     """
 
@@ -32,6 +33,7 @@ class DataOnDisk:
     rows: int
     row_tokens: int | None
     info: DatasetInfo | None = None
+    info_folder: str = ""
     components: tuple[str, ...] = ()
 
     @property
@@ -80,6 +82,7 @@ def _described(folder: Path, info: DatasetInfo, path: str) -> DataOnDisk | None:
         rows=sum(stream.rows for stream in streams),
         row_tokens=lengths.pop() if len(lengths) == 1 else None,
         info=info,
+        info_folder=str(folder),
         components=_components(streams),
     )
 

@@ -19,6 +19,7 @@ from streaming import StreamingDataset
 
 from patch_algorithm.checks.names import Known
 from patch_algorithm.data.corpus import BuiltinCorpus
+from patch_algorithm.data.loader.dataloader import FOUNDRY_KEYS, KNOWN_KEYS
 
 __all__ = ["REQUIRED", "TOP_LEVEL", "known_names", "registered"]
 
@@ -47,16 +48,6 @@ _INTERNAL = {
 TOP_LEVEL = TRAIN_CONFIG_KEYS - _INTERNAL
 """Keys of the file itself."""
 
-# What loaders of text take besides the arguments of their data set's class.
-_DATASET_KEYS = {
-    "bos_token_id",
-    "eos_token_id",
-    "mlm_probability",
-    "override_bos_token_id_mismatch_error",
-    "override_eos_token_id_mismatch_error",
-    "seq_parallel_replication",
-}
-_PILE_KEYS = {"components", "long_rows"}
 _NOT_ARGUMENTS = {"self", "args", "kwargs", "tokenizer", "device_batch_size", "batch_size", "params"}
 
 
@@ -155,8 +146,8 @@ def _loader(section: Any, own_code: bool) -> Known | None:
     name = section.get("name") if isinstance(section, Mapping) else None
     dataset = None
     if name in ("text", "pile"):
-        taken = _names_of(StreamingTextDataset) | _names_of(StreamingDataset) | _DATASET_KEYS
-        taken |= _PILE_KEYS if name == "pile" else set()
+        text = _names_of(StreamingTextDataset) | _names_of(StreamingDataset) | FOUNDRY_KEYS
+        taken = KNOWN_KEYS if name == "pile" else text
         dataset = Known(dict.fromkeys(taken), refuses=name == "pile")
     return Known({**known.keys, "dataset": dataset}, name_kind=known.name_kind, names=known.names)
 

@@ -14,6 +14,7 @@ from patch_algorithm.checks.rate_curve import RunClock
 from patch_algorithm.checks.rows import BatchFacts, RowFacts
 from patch_algorithm.checks.saving import FolderFacts, IntervalFacts
 from patch_algorithm.data.dataset.remote import is_url
+from patch_algorithm.planning.data_on_disk import DataOnDisk
 from patch_algorithm.planning.environment import can_write, gpus, is_installed
 from patch_algorithm.planning.parameters import parameter_count
 from patch_algorithm.planning.run_clock import steps_of
@@ -100,24 +101,24 @@ def tokenizer_facts(run: RunFile) -> TokenizerFacts | None:
         is_registered=is_registered,
         folder_found=is_folder,
         files_found=is_folder and any((Path(name) / file).is_file() for file in _TOKENIZER_FILES),
-        fingerprint=None if written is None or is_registered else _fingerprint(name),
+        differences=None if written is None or is_registered else _differences(name, on_disk),
         data_name=None if written is None else written.name,
-        data_fingerprint=None if written is None else written.fingerprint,
     )
 
 
-def _fingerprint(name: str) -> str | None:
-    """Of a tokenizer that is on this machine; ``None`` for others."""
+def _differences(name: str, data: DataOnDisk | None) -> tuple[str, ...] | None:
+    """Between the data's tokenizer and one that is on this machine; ``None`` for others."""
     from transformers.models.auto.tokenization_auto import AutoTokenizer
-    from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
-    from patch_algorithm.data.tokens.encoding import fingerprint
+    from patch_algorithm.data.loader.tokenizers import tokenizer_differences
 
+    if data is None or data.info is None:
+        return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, TypeError):  # not here, or not readable
         return None
-    return fingerprint(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerFast) else None
+    return tuple(tokenizer_differences(data.info, data.info_folder, tokenizer))
 
 
 def resizes_embedding(run: RunFile) -> bool:

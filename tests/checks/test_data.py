@@ -96,13 +96,13 @@ def test_passes_are_said_in_numbers() -> None:
         (TokenizerFacts("/data/tok"), ["tokenizer-not-found"]),
         (TokenizerFacts("data/of/mine"), ["tokenizer-not-found"]),
         (TokenizerFacts("/data/tok", folder_found=True), ["tokenizer-not-found"]),
-        (TokenizerFacts("a", fingerprint="1", data_name="b", data_fingerprint="1"), []),
+        (TokenizerFacts("a", differences=(), data_name="b"), []),
         (
-            TokenizerFacts("a", fingerprint="1", data_name="a", data_fingerprint="2"),
+            TokenizerFacts("a", differences=("its normalizer is another one",), data_name="a"),
             ["tokenizer-not-the-datas"],
         ),
-        (TokenizerFacts("a", data_name="b", data_fingerprint="1"), ["tokenizer-named-otherwise"]),
-        (TokenizerFacts("a", data_name="a", data_fingerprint="1"), []),
+        (TokenizerFacts("a", data_name="b"), ["tokenizer-named-otherwise"]),
+        (TokenizerFacts("a", data_name="a"), []),
     ],
 )
 def test_tokenizers(tokenizer: TokenizerFacts, expected: list[str]) -> None:

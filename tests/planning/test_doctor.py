@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from patch_algorithm.checks import Finding, Severity
@@ -154,6 +155,25 @@ def test_the_data_of_another_tokenizer(healthy: dict[str, Any], corpus: Path, tm
     file = other / "tokenizer.json"
     file.write_text(file.read_text("utf-8").replace('"w7"', '"other"'))
     assert ids(healthy, tokenizer__name=str(other)) == ["tokenizer-not-the-datas"]
+
+
+def test_a_tokenizer_with_an_added_token_is_the_datas(
+    healthy: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+    tokenizer.add_special_tokens({"pad_token": "<a pad of mine>"})
+    tokenizer.save_pretrained(tmp_path / "padded")
+    data = tmp_path / "data"
+    shutil.copytree(corpus / "mds", data)
+    shutil.copytree(corpus / "tokenizer", data / "tokenizer")
+    changes = {"tokenizer__name": str(tmp_path / "padded"), "train_loader__dataset__local": str(data)}
+    assert "tokenizer-not-the-datas" not in ids(healthy, **changes)
+
+
+def test_every_key_of_the_loader_pile_is_known(healthy: dict[str, Any]) -> None:
+    pile = {"train_loader__name": "pile", "train_loader__dataset__verify": True}
+    assert "unknown-key" not in ids(healthy, **pile)
+    assert "unknown-key" in ids(healthy, **{**pile, "train_loader__dataset__verfy": True})
 
 
 def test_checkpoints_in_the_save_folder(healthy: dict[str, Any], tmp_path: Path) -> None:

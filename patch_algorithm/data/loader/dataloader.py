@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from patch_algorithm.data.loader.pile_dataset import PileDataset, is_train
 from patch_algorithm.data.loader.places import PLACE_KEYS, find_streams
 
-__all__ = ["build_pile_dataloader"]
+__all__ = ["FOUNDRY_KEYS", "KNOWN_KEYS", "build_pile_dataloader"]
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ _DATASET_KEYS = {
     if name
     not in {"tokenizer", "batch_size", "streams", "stream_name", "stream_config", "kwargs", *PLACE_KEYS}
 }
-# What llm-foundry's validator and collator take from the same mapping.
-_FOUNDRY_KEYS = {
+FOUNDRY_KEYS = {
     "bos_token_id",
     "eos_token_id",
     "mlm_probability",
@@ -42,7 +41,10 @@ _FOUNDRY_KEYS = {
     "override_eos_token_id_mismatch_error",
     "seq_parallel_replication",
 }
-_OWN_KEYS = {"components", "long_rows", "streams", "verify", *PLACE_KEYS}
+"""What llm-foundry's validator and collator take from the mapping ``dataset``, whatever class reads it."""
+
+KNOWN_KEYS = {*_DATASET_KEYS, *FOUNDRY_KEYS, *PLACE_KEYS, "components", "long_rows", "streams", "verify"}
+"""Keys of the mapping ``dataset`` of the loader ``pile``."""
 
 
 def build_pile_dataloader(
@@ -136,10 +138,9 @@ def _key(asked: Mapping[str, Any], drop_last: bool) -> str:
 
 def _check_keys(asked: Mapping[str, Any], key: str) -> bool:
     """Checks the keys and the values that are ours; returns whether longer rows are cut."""
-    known = _DATASET_KEYS | _FOUNDRY_KEYS | _OWN_KEYS
-    if unknown := sorted(str(name) for name in set(asked) - known):
+    if unknown := sorted(str(name) for name in set(asked) - KNOWN_KEYS):
         raise ValueError(
-            f"{key} has the unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}."
+            f"{key} has the unknown keys {', '.join(unknown)}; known are {', '.join(sorted(KNOWN_KEYS))}."
         )
     length = asked.get("max_seq_len")
     # A mapping read from YAML may have 8e3.

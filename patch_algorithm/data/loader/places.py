@@ -16,19 +16,16 @@ from composer.utils import dist
 from streaming import Stream
 from streaming.base.format import get_index_basename
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
 from patch_algorithm.data.dataset.description import (
     DATASET_JSON,
-    TOKENIZER_JSON,
     DatasetInfo,
     StreamInfo,
-    read_text,
 )
 from patch_algorithm.data.dataset.remote import is_url
 from patch_algorithm.data.loader.mixtures import mixture_shares
 from patch_algorithm.data.loader.streams import VerifiedStream
-from patch_algorithm.data.tokens.identity import differences, fingerprint
+from patch_algorithm.data.loader.tokenizers import tokenizer_differences
 
 __all__ = ["PLACE_KEYS", "find_streams"]
 
@@ -238,7 +235,7 @@ def _find(folder: str, key: str, named: bool) -> DatasetInfo | None:
 
 def _check_tokenizer(found: _Found, tokenizer: PreTrainedTokenizerBase, root: str, key: str) -> None:
     written = found.info.tokenizer
-    if other := _differences(found, tokenizer):
+    if other := tokenizer_differences(found.info, found.folder, tokenizer):
         raise ValueError(
             f"{key}: {root} was written with the tokenizer {written.name!r} ({written.vocab_size} entries, "
             f"fingerprint {written.fingerprint[:12]}), and the run's is {tokenizer.name_or_path!r} "
@@ -256,17 +253,3 @@ def _check_tokenizer(found: _Found, tokenizer: PreTrainedTokenizerBase, root: st
                 f"run's tokenizer {tokenizer.name_or_path!r} is {here}. Set tokenizer.name to the data set's "
                 "own folder `tokenizer`, or convert the data with the run's."
             )
-
-
-def _differences(found: _Found, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    written = found.info.tokenizer
-    if isinstance(tokenizer, PreTrainedTokenizerFast) and fingerprint(tokenizer) == written.fingerprint:
-        return []
-    try:
-        text = read_text(found.folder, TOKENIZER_JSON)
-    except (OSError, ValueError) as error:
-        return [f"what differs cannot be told, since its {TOKENIZER_JSON} cannot be read ({error})"]
-    added = {written.eos_id if written.adds_eos else None, written.bos_id if written.adds_bos else None}
-    return differences(
-        text, tokenizer, allowed=written.special_tokens == "allow", added={i for i in added if i is not None}
-    )
