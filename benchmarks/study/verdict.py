@@ -3,11 +3,16 @@
     python -m benchmarks.study.verdict
 
 The main line (k = 4 for 30 % of the steps, each size's own rate, equal compute), and pairs on equal data.
+What ``docs/plan.md`` shows of the command is printed anew, because the table is part of it.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +20,11 @@ from benchmarks.study.analysis import Comparison, headline
 from benchmarks.study.report import load
 from benchmarks.study.settings import SIZES, Settings
 
-__all__ = ["table", "write"]
+__all__ = ["refresh_page", "table", "write"]
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "runs.jsonl"
+PAGE = ROOT / "docs" / "plan.md"
 TABLE = ROOT / "patch_algorithm" / "planning" / "verdict_study.json"
 
 
@@ -33,6 +39,19 @@ def table(results: Path = RESULTS) -> dict[str, Any]:
 def write(results: Path = RESULTS, path: Path = TABLE) -> None:
     """Writes the table."""
     path.write_text(json.dumps(table(results), indent=1) + "\n", encoding="utf-8")
+
+
+def refresh_page(page: Path = PAGE) -> None:
+    """Runs the commands of a page again, and puts what they print in place of what it shows."""
+
+    def printed(shown: re.Match[str]) -> str:
+        command = "from patch_algorithm.cli import app; app()"
+        words = [sys.executable, "-c", command, *shlex.split(shown[1])[1:]]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        return f"```console\n{shown[1]}```\n\n```text\n{done.stdout.rstrip()}\n```"
+
+    pattern = r"^```console\n([^`]*?)^```\n\n```text\n.*?^```$"
+    page.write_text(re.sub(pattern, printed, page.read_text("utf-8"), flags=re.M | re.S), "utf-8")
 
 
 def _is_plain(settings: Settings) -> bool:
@@ -64,3 +83,4 @@ def _cell(one: Comparison) -> dict[str, Any]:
 
 if __name__ == "__main__":
     write()
+    refresh_page()
