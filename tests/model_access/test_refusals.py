@@ -74,7 +74,7 @@ class UnnamedEmbedding(Toy):
         super().__init__()
 
         def unnamed() -> nn.Module:
-            raise NotImplementedError
+            raise NotImplementedError  # as transformers' own does in models that do not say
 
         self.get_input_embeddings = unnamed
 
