@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from composer.core import Time, Timestamp
 
+from patch_algorithm.loss import TargetWeights
 from patch_algorithm.stages.compute import planned_share
 from patch_algorithm.stages.plan import StagePlan
 
@@ -13,7 +14,13 @@ __all__ = ["banner", "end_of_stage"]
 
 
 def banner(
-    plan: StagePlan, T: int, stage: int, end: Time, now: Timestamp | None = None, share_so_far: float = 1.0
+    plan: StagePlan,
+    T: int,
+    stage: int,
+    end: Time,
+    now: Timestamp | None = None,
+    share_so_far: float = 1.0,
+    weights: TargetWeights = "uniform",
 ) -> str:
     """Describes the stages of a run.
 
@@ -24,12 +31,15 @@ def banner(
         end: The run's ``max_duration``.
         now: The trainer's clock; ``None`` for a run that starts.
         share_so_far: Positions of what lies behind ``now``, as a share of token-level training.
+        weights: What the targets of a position count in the loss.
     """
     now = Timestamp() if now is None else now
     lines = [f"patch_level: {plan}, run ends at {end.to_timestring()}"]
     lines += [f"  {_stage(plan, T, index, stage)}" for index in range(stage, len(plan.stages) + 1)]
     if any(plan.tokens_per_position(index) > 1 for index in range(stage, len(plan.stages))):
         lines.append(f"  {_compute(plan, stage, end, now, share_so_far)}")
+    if weights != "uniform" and plan.is_patch_stage(stage):
+        lines.append(f"  {_weights(weights)}")
     lines += _note_on_growth(plan, T, stage)
     return "\n".join(lines)
 
@@ -69,6 +79,13 @@ def _stage(plan: StagePlan, T: int, index: int, present: int) -> str:
     scored = f"the {targets} tokens {whose}" if targets > 1 else "the next token"
     until = plan.stages[index].until.to_timestring()
     return f"patch stage, until {until}: {positions}, each reading {reads} and scored on {scored}"
+
+
+def _weights(weights: TargetWeights) -> str:
+    by_place = (
+        "1/i at the i-th place" if isinstance(weights, str) else " : ".join(f"{one:g}" for one in weights)
+    )
+    return f"target_weights: {by_place} of the next patch, scaled to a mean of 1"
 
 
 def _compute(plan: StagePlan, stage: int, end: Time, now: Timestamp, share_so_far: float) -> str:

@@ -14,7 +14,7 @@ from patch_algorithm.algorithm.compatibility import check_other_algorithms, chec
 from patch_algorithm.algorithm.optimizer_reset import ON_SWITCH
 from patch_algorithm.algorithm.patch_run import PatchRun, Settings
 from patch_algorithm.common.arguments import a_bool, one_of, positive_int
-from patch_algorithm.loss import TARGET_WEIGHTS
+from patch_algorithm.loss import checked_target_weights
 from patch_algorithm.model_access import detach_hooks, refuse_unsupported, unwrap
 from patch_algorithm.stages.boundaries import Boundary, parse_boundary, parse_stages
 from patch_algorithm.stages.forecast import trainers_state
@@ -74,9 +74,10 @@ class PatchLevel(Algorithm):
         stages (list, optional): Several patch stages instead of ``k`` and ``ratio``, in their order:
             ``[{k: 8, until: 0.3dur}, {k: 4, until: 0.6dur}]``, then token level. Rows longer than
             ``k * seq_len`` are cut to it in each stage. Default: one stage of ``k`` until ``ratio``.
-        target_weights (str, optional): What the tokens of the next patch count in the loss:
+        target_weights (str | list[float], optional): What the tokens of the next patch count in the loss:
             ``'uniform'``, or ``'inverse'``, ``1 / i`` at the i-th place, which the published ablation
-            finds slightly better from ``k=8`` on. Default: ``'uniform'``.
+            finds slightly better from ``k=8`` on; or ``k`` numbers, scaled to a mean of 1.
+            Default: ``'uniform'``.
         patch_inputs (bool, optional): With ``False`` positions read single tokens, for ablations and
             where data is short: nothing is saved then. Default: ``True``.
         patch_targets (bool, optional): With ``False`` positions predict the next token alone.
@@ -116,7 +117,7 @@ class PatchLevel(Algorithm):
         ratio: float | str = _DEFAULT_RATIO,
         seq_len: int | None = None,
         stages: Sequence[Mapping[str, Any]] | None = None,
-        target_weights: str = "uniform",
+        target_weights: str | Sequence[float] = "uniform",
         patch_inputs: bool = True,
         patch_targets: bool = True,
         on_switch: str = "carry",
@@ -129,7 +130,6 @@ class PatchLevel(Algorithm):
         self.k = positive_int("k", k)
         self.ratio = ratio
         self.seq_len = None if seq_len is None else positive_int("seq_len", seq_len)
-        self.target_weights = one_of("target_weights", target_weights, TARGET_WEIGHTS)
         self.patch_inputs = a_bool("patch_inputs", patch_inputs)
         self.patch_targets = a_bool("patch_targets", patch_targets)
         self.on_switch = one_of("on_switch", on_switch, ON_SWITCH)
@@ -144,6 +144,8 @@ class PatchLevel(Algorithm):
             raise ValueError(
                 "patch_inputs and patch_targets are both false, which is token-level training: set k=1."
             )
+        ks = [k if patch_targets else 1 for k, _ in self._asked]
+        self.target_weights = checked_target_weights(target_weights, ks)
         self._runs = _Runs(self._new_run())
         self._trainer: ReferenceType[State] | None = None
         self._is_copy = False  # of an object that another trainer holds

@@ -22,7 +22,7 @@ from patch_algorithm.algorithm.row_folding import RowFolder
 from patch_algorithm.algorithm.run_checks import findings_at_start
 from patch_algorithm.algorithm.stage_memory import StageMemory
 from patch_algorithm.common.announce import announce, warn
-from patch_algorithm.loss import patch_cross_entropy, target_weights
+from patch_algorithm.loss import TargetWeights, patch_cross_entropy, target_weights
 from patch_algorithm.model_access import ModelHooks, context_length, refuse_unsupported, unwrap
 from patch_algorithm.model_access.loss_call import logits_of
 from patch_algorithm.patching import PATCH_TARGETS
@@ -57,7 +57,7 @@ class Settings:
 
     stages: Sequence[tuple[int, Boundary]]
     seq_len: int | None
-    target_weights: str
+    target_weights: TargetWeights
     sides: Sides
     on_switch: str
     rehearse_switch: bool
@@ -84,7 +84,7 @@ class PatchRun:
         self.positions_per_row = 0
         self._positions_of_batch = 0, 0  # computed, and at token level
         self._spared_tokens = 0.0
-        self._rows = RowFolder(self.timeline, self.count)
+        self._rows = RowFolder(self.timeline, self.count, settings.target_weights)
         self._memory = StageMemory(settings.rehearse_switch, settings.scale_microbatch)
         self._end_of_stage = EndOfStage(settings.checkpoint_at_switch, settings.eval_at_switch)
         self._tally = LossTally()

@@ -21,6 +21,7 @@ from patch_algorithm.algorithm.batch_checks import (
     check_rows,
 )
 from patch_algorithm.common.announce import announce, warn
+from patch_algorithm.loss import TargetWeights
 from patch_algorithm.model_access.reading import context_length, unused_documents, unwrap, used_document_keys
 from patch_algorithm.patching.batches import PATCH_MASK, cut_batch, fold_batch
 from patch_algorithm.stages.compute import PositionCount
@@ -37,11 +38,13 @@ class RowFolder:
     Args:
         timeline: The stages of the run; its plan learns ``seq_len`` from the rows.
         count: The positions of the run so far, for the banner.
+        weights: What the targets of a position count, for the banner.
     """
 
-    def __init__(self, timeline: Timeline, count: PositionCount) -> None:
+    def __init__(self, timeline: Timeline, count: PositionCount, weights: TargetWeights = "uniform") -> None:
         self._timeline = timeline
         self._count = count
+        self._weights = weights
         self._announced = False
         self._told_of_documents = False
         self.start_fit()
@@ -136,7 +139,8 @@ class RowFolder:
             )
         self._row_lengths.add(T)
         if not self._announced:
-            announce(banner(self.plan, T, stage, max_duration(state), state.timestamp, self._count.share))
+            end, now = max_duration(state), state.timestamp
+            announce(banner(self.plan, T, stage, end, now, self._count.share, self._weights))
             self._announced = True
 
     def _warn_of_documents(self) -> None:

@@ -6,6 +6,19 @@ Pure functions that need torch alone.
 from __future__ import annotations
 
 from patch_algorithm.loss.cross_entropy import IGNORE_INDEX, PatchLoss, patch_cross_entropy
-from patch_algorithm.loss.weights import TARGET_WEIGHTS, target_weights
+from patch_algorithm.loss.weights import (
+    TARGET_WEIGHTS,
+    TargetWeights,
+    checked_target_weights,
+    target_weights,
+)
 
-__all__ = ["IGNORE_INDEX", "TARGET_WEIGHTS", "PatchLoss", "patch_cross_entropy", "target_weights"]
+__all__ = [
+    "IGNORE_INDEX",
+    "TARGET_WEIGHTS",
+    "PatchLoss",
+    "TargetWeights",
+    "checked_target_weights",
+    "patch_cross_entropy",
+    "target_weights",
+]

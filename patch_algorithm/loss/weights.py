@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import TypeGuard, cast
+
 import torch
 from torch import Tensor
 
-__all__ = ["TARGET_WEIGHTS", "target_weights"]
+__all__ = ["TARGET_WEIGHTS", "TargetWeights", "checked_target_weights", "target_weights"]
 
 TARGET_WEIGHTS = ("uniform", "inverse")
-"""How a position's targets may be weighed by their place in the next patch."""
+"""How a position's targets may be weighed by their place in the next patch, by name."""
+
+TargetWeights = str | tuple[float, ...]
+"""A name of :data:`TARGET_WEIGHTS`, or a weight for each place."""
 
 
-def target_weights(k: int, kind: str, device: torch.device | None = None) -> Tensor | None:
+def checked_target_weights(kind: object, ks: Sequence[int] = ()) -> TargetWeights:
+    """``kind``, if it is a name that is known or a list of weights, one for each place of a patch.
+
+    Args:
+        kind: What was asked for.
+        ks: Targets per position in each stage that is weighed; a list has to fit all of them.
+
+    Raises:
+        ValueError: If it is neither, holds a weight that is negative or not finite, nothing but zeros, or
+            another number of weights than a position has targets.
+    """
+    if isinstance(kind, str) or not isinstance(kind, Sequence):
+        if kind not in TARGET_WEIGHTS:
+            raise ValueError(
+                f"target_weights={kind!r} is none of {', '.join(TARGET_WEIGHTS)}, nor a list of k numbers."
+            )
+        return cast(str, kind)
+    weights = tuple(cast("Sequence[object]", kind))
+    shown = f"target_weights={list(weights)!r}"
+    numbers = tuple(float(one) for one in weights if _is_weight(one))
+    if len(numbers) < len(weights) or not any(numbers):
+        raise ValueError(f"{shown} has to hold finite numbers of at least 0, and one above it.")
+    for k in ks:
+        if k != len(numbers):
+            raise ValueError(
+                f"{shown} holds {len(numbers)} weights where a position has {k} target{'s' * (k != 1)}; "
+                "expected one for each token of the next patch, the first token's first."
+            )
+    return numbers
+
+
+def target_weights(k: int, kind: str | Sequence[float], device: torch.device | None = None) -> Tensor | None:
     """Weights of a position's targets by their place in the next patch; their mean is 1.
 
     The published ablation (arXiv 2605.06546, appendix D) finds uniform weights best up to about 6
@@ -19,7 +57,8 @@ def target_weights(k: int, kind: str, device: torch.device | None = None) -> Ten
 
     Args:
         k: Targets per position.
-        kind: ``'uniform'``, or ``'inverse'`` for ``1 / i`` at the i-th place, counted from 1.
+        kind: ``'uniform'``, ``'inverse'`` for ``1 / i`` at the i-th place, counted from 1, or ``k`` numbers
+            of which only the ratios matter.
         device: Where to put them.
 
     Returns:
@@ -28,13 +67,22 @@ def target_weights(k: int, kind: str, device: torch.device | None = None) -> Ten
     Raises:
         ValueError: For another ``kind``.
     """
-    if kind not in TARGET_WEIGHTS:
-        raise ValueError(f"target_weights={kind!r} is none of {', '.join(TARGET_WEIGHTS)}.")
+    kind = checked_target_weights(kind, (k,))
     if kind == "uniform":
         return None
-    weights_K = 1 / torch.arange(1, k + 1, dtype=torch.float64)
+    if isinstance(kind, str):
+        weights_K = 1 / torch.arange(1, k + 1, dtype=torch.float64)
+    else:
+        # By the largest first: the sum of huge ones would overflow.
+        weights_K = torch.tensor(kind, dtype=torch.float64) / max(kind)
     weights_K = weights_K / weights_K.mean()
     return weights_K if device is None else _on(device, weights_K)
+
+
+def _is_weight(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and value >= 0
 
 
 def _on(device: torch.device, weights_K: Tensor) -> Tensor:

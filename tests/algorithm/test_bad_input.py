@@ -47,6 +47,24 @@ def test_ratios_that_are_neither_a_fraction_nor_a_time(value: Any) -> None:
     assert f"ratio={value!r}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"k": 4, "target_weights": [1, 2, 3]},
+        {"k": 3, "target_weights": [1, 2, 3], "patch_targets": False},
+        {"stages": [{"k": 3, "until": 0.3}, {"k": 2, "until": 0.6}], "target_weights": [1, 2, 3]},
+    ],
+    ids=["another k", "one target", "another k in a stage"],
+)
+def test_a_list_of_weights_fits_every_stage(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"target_weights=\[1, 2, 3\] holds 3 weights"):
+        PatchLevel(**arguments)
+
+
+def test_the_token_run_of_a_weighted_one_keeps_its_list() -> None:
+    assert PatchLevel(k=4, ratio=0, target_weights=[4, 2, 1, 1]).target_weights == (4, 2, 1, 1)
+
+
 def test_on_mismatch_is_one_of_three() -> None:
     with pytest.raises(ValueError, match="'ignore' is none of error, use_checkpoint, use_config"):
         PatchLevel(on_mismatch="ignore")

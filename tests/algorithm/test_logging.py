@@ -194,6 +194,23 @@ def test_weights_of_targets_are_made_once_and_without_float64(monkeypatch: pytes
     assert given[0].dtype == torch.float32
 
 
+def test_a_list_of_weights_reaches_the_loss_and_the_banner(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: list[Any] = []
+
+    def note(*args: Any, weights: Any) -> PatchLoss:
+        given.append(weights)
+        return patch_cross_entropy(*args, weights=weights)
+
+    monkeypatch.setattr(patch_run, "patch_cross_entropy", note)
+    algorithm = PatchLevel(k=4, ratio=0.5, target_weights=[4, 2, 1, 1])
+    with caplog.at_level("INFO", logger="patch_algorithm"):
+        run(make_rows(8, 16), [algorithm], max_duration="2ba")
+    assert given[0].tolist() == [2, 1, 0.5, 0.5]
+    assert "target_weights: 4 : 2 : 1 : 1 of the next patch" in caplog.text
+
+
 class OnMps(torch.Tensor):
     """Stands for a tensor on a device without float64."""
 

@@ -89,6 +89,42 @@ def test_weights_fall_and_have_the_mean_one(k: int) -> None:
     assert float(weights_K[0] / weights_K[-1]) == pytest.approx(k, rel=1e-12)
 
 
+@pytest.mark.parametrize("given", [[4, 2, 1, 1], (4.0, 2.0, 1.0, 1.0), [8e300, 4e300, 2e300, 2e300]], ids=str)
+def test_a_list_weighs_by_its_ratios(given: Any) -> None:
+    weights_K = target_weights(4, given)
+    assert weights_K is not None
+    assert weights_K.tolist() == pytest.approx([2, 1, 0.5, 0.5], rel=1e-15)
+    targets_NK = random_labels(1, (7, 4), 23, 0.3)
+    logits_NV = random_logits(2, 7, 23)
+    loss = patch_cross_entropy(logits_NV, targets_NK, weights=weights_K)
+    total = weighted_loss(logits_NV, targets_NK, [2, 1, 0.5, 0.5])
+    assert relative_difference(loss.sum.detach(), total.detach()) < SAME
+
+
+def test_a_list_may_score_the_first_token_alone() -> None:
+    weights_K = target_weights(3, [1, 0, 0])
+    assert weights_K is not None
+    assert weights_K.tolist() == [3, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([1, 2, 3], r"\[1, 2, 3\] holds 3 weights where a position has 4 targets"),
+        ([], r"\[\] has to hold finite numbers"),
+        ([0, 0, 0, 0], "one above it"),
+        ([1, 2, 3, -1], "at least 0"),
+        ([1, 2, 3, float("nan")], "finite"),
+        ([1, 2, 3, float("inf")], "finite"),
+        ([1, 2, 3, True], "finite numbers"),
+        ([1, 2, 3, "4"], "finite numbers"),
+    ],
+)
+def test_bad_lists_are_refused(given: list[Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"target_weights=.*{words}"):
+        target_weights(4, given)
+
+
 @pytest.mark.parametrize("kind", ["linear", "", None, 2])
 def test_another_kind_is_refused_by_name(kind: Any) -> None:
     with pytest.raises(ValueError, match=rf"target_weights={kind!r}.*uniform, inverse"):

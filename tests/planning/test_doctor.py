@@ -77,6 +77,8 @@ def test_our_own_files(name: str) -> None:
         ({"model__attn_config__ropee": True}, ["ignored-key"]),
         ({"model": None}, ["missing-key"]),
         ({"algorithms__patch_level__k": 0}, ["bad-value"]),
+        ({"algorithms__patch_level__target_weights": [4, 2, 1]}, ["bad-value"]),
+        ({"algorithms__patch_level__target_weights": [4, 2, 1, 1]}, []),
         ({"run_name": "${nowhere}"}, ["bad-value"]),
         ({"variables": {"builtin_corpus": {"folder": "x"}}}, ["bad-value"]),
         ({"scheduler": COSINE}, ["rate-low-at-switch"]),

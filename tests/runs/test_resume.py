@@ -132,6 +132,7 @@ def test_weights_in_checkpoints_are_those_of_a_plain_model(whole: Whole) -> None
         PatchLevel(stages=[{"k": 8, "until": "2ba"}, {"k": 4, "until": 0.5}], target_weights="inverse"),
         PatchLevel(patch_inputs=False, rehearse_switch=False, scale_microbatch=True),
         PatchLevel(patch_targets=False, checkpoint_at_switch=False),
+        PatchLevel(k=2, target_weights=[2, 1]),
     ],
 )
 def test_repr_rebuilds_the_algorithm(algorithm: PatchLevel) -> None:
