@@ -11,10 +11,11 @@ from composer.core import Algorithm, Event, State, Time
 from composer.loggers import Logger
 
 from patch_algorithm.algorithm.compatibility import check_other_algorithms, check_others_in_patch_stages
+from patch_algorithm.algorithm.loss_kernel import prepare_kernel
 from patch_algorithm.algorithm.optimizer_reset import ON_SWITCH
 from patch_algorithm.algorithm.patch_run import PatchRun, Settings
 from patch_algorithm.common.arguments import a_bool, one_of, positive_int
-from patch_algorithm.loss import checked_target_weights
+from patch_algorithm.loss import LOSS_KERNELS, checked_target_weights
 from patch_algorithm.model_access import detach_hooks, refuse_unsupported, unwrap
 from patch_algorithm.stages.boundaries import Boundary, parse_boundary, parse_stages
 from patch_algorithm.stages.forecast import trainers_state
@@ -78,6 +79,9 @@ class PatchLevel(Algorithm):
             ``'uniform'``, or ``'inverse'``, ``1 / i`` at the i-th place, which the published ablation
             finds slightly better from ``k=8`` on; or ``k`` numbers, scaled to a mean of 1.
             Default: ``'uniform'``.
+        loss_kernel (str, optional): What computes the loss: ``'torch'`` (any device), ``'triton'`` (fused
+            kernels, CUDA only), or ``'auto'``, which is torch until the fused kernels have been timed on a
+            GPU. Default: ``'auto'``.
         patch_inputs (bool, optional): With ``False`` positions read single tokens, for ablations and
             where data is short: nothing is saved then. Default: ``True``.
         patch_targets (bool, optional): With ``False`` positions predict the next token alone.
@@ -118,6 +122,7 @@ class PatchLevel(Algorithm):
         seq_len: int | None = None,
         stages: Sequence[Mapping[str, Any]] | None = None,
         target_weights: str | Sequence[float] = "uniform",
+        loss_kernel: str = "auto",
         patch_inputs: bool = True,
         patch_targets: bool = True,
         on_switch: str = "carry",
@@ -130,6 +135,7 @@ class PatchLevel(Algorithm):
         self.k = positive_int("k", k)
         self.ratio = ratio
         self.seq_len = None if seq_len is None else positive_int("seq_len", seq_len)
+        self.loss_kernel = one_of("loss_kernel", loss_kernel, LOSS_KERNELS)
         self.patch_inputs = a_bool("patch_inputs", patch_inputs)
         self.patch_targets = a_bool("patch_targets", patch_targets)
         self.on_switch = one_of("on_switch", on_switch, ON_SWITCH)
@@ -168,6 +174,7 @@ class PatchLevel(Algorithm):
                 stages=self._asked,
                 seq_len=self.seq_len,
                 target_weights=self.target_weights,
+                loss_kernel=self.loss_kernel,
                 sides=Sides(self.patch_inputs, self.patch_targets),
                 on_switch=self.on_switch,
                 rehearse_switch=self.rehearse_switch,
@@ -184,8 +191,9 @@ class PatchLevel(Algorithm):
 
     def __repr__(self) -> str:
         names = (
-            "k", "ratio", "seq_len", "stages", "target_weights", "patch_inputs", "patch_targets", "on_switch",
-            "rehearse_switch", "scale_microbatch", "checkpoint_at_switch", "eval_at_switch", "on_mismatch",
+            "k", "ratio", "seq_len", "stages", "target_weights", "loss_kernel", "patch_inputs",
+            "patch_targets", "on_switch", "rehearse_switch", "scale_microbatch", "checkpoint_at_switch",
+            "eval_at_switch", "on_mismatch",
         )  # fmt: skip
         return f"PatchLevel({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
@@ -272,6 +280,7 @@ class PatchLevel(Algorithm):
         if self._asked:
             check_others_in_patch_stages(state)
             refuse_unsupported(unwrap(state.model), self.seq_len)
+            prepare_kernel(self.loss_kernel, state.device.name)
 
     def _run_of(self, state: State) -> PatchRun:
         if state not in self._runs.by_state:  # added to a trainer that was there before

@@ -58,6 +58,7 @@ class Settings:
     stages: Sequence[tuple[int, Boundary]]
     seq_len: int | None
     target_weights: TargetWeights
+    loss_kernel: str
     sides: Sides
     on_switch: str
     rehearse_switch: bool
@@ -223,7 +224,7 @@ class PatchRun:
         targets_BPK = state.batch[PATCH_TARGETS]
         logits = logits_of(state.outputs)
         weights_K = self._target_weights(targets_BPK.shape[-1], logits)
-        loss = patch_cross_entropy(logits, targets_BPK, weights=weights_K)
+        loss = patch_cross_entropy(logits, targets_BPK, weights=weights_K, kernel=self._settings.loss_kernel)
         self._model_hooks.replace_loss(loss.mean, state.outputs, state.batch)
         self._tally.add(loss)
 

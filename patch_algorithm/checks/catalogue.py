@@ -99,6 +99,7 @@ fused-loss-missing         error    `loss_fn: fused_crossentropy` without its pa
 precision-on-cpu           error    A precision that CPUs do not have.
 microbatch-auto-on-cpu     error    `device_train_microbatch_size: auto` on a CPU.
 flash-attention-on-cpu     error    Flash attention on a CPU.
+loss-kernel-on-cpu         error    `patch_level.loss_kernel: triton` on a CPU.
 needs-gpu                  note     What the file asks of a GPU, which was not checked on this machine.
 
 # Evaluation and checkpoints

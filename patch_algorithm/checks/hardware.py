@@ -29,6 +29,7 @@ class HardwareFacts:
         flash_keys: Keys that ask for flash attention, with their values.
         is_mpt: Whether the model is llm-foundry's MPT.
         fused_loss: Whether the token stage's loss is flash-attn's, and the key that says so.
+        fused_patch_loss: Whether ``patch_level.loss_kernel`` asks for the fused kernels.
         precision: Composer's name of the precision.
         microbatch_auto: Whether the microbatch is found by running out of memory.
     """
@@ -39,6 +40,7 @@ class HardwareFacts:
     flash_keys: tuple[str, ...] = ()
     is_mpt: bool = False
     fused_loss: str | None = None
+    fused_patch_loss: bool = False
     precision: str = "fp32"
     microbatch_auto: bool = False
 
@@ -115,4 +117,13 @@ def _on_cpu(facts: HardwareFacts) -> list[Finding]:
         )
     if facts.fused_loss is not None and not facts.flash_installed:
         found.append(_fused_loss(facts.fused_loss))
+    if facts.fused_patch_loss:
+        found.append(
+            finding(
+                "loss-kernel-on-cpu",
+                "patch_level.loss_kernel=triton.",
+                "The fused kernels of the patch loss run on CUDA GPUs only, and the run stops without one.",
+                "Set loss_kernel: auto.",
+            )
+        )
     return found

@@ -6,6 +6,7 @@ Pure functions that need torch alone.
 from __future__ import annotations
 
 from patch_algorithm.loss.cross_entropy import IGNORE_INDEX, PatchLoss, patch_cross_entropy
+from patch_algorithm.loss.kernels import LOSS_KERNELS
 from patch_algorithm.loss.weights import (
     TARGET_WEIGHTS,
     TargetWeights,
@@ -15,6 +16,7 @@ from patch_algorithm.loss.weights import (
 
 __all__ = [
     "IGNORE_INDEX",
+    "LOSS_KERNELS",
     "TARGET_WEIGHTS",
     "PatchLoss",
     "TargetWeights",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["PatchCrossEntropy"]
+__all__ = ["PatchCrossEntropy", "refuse_second_derivative"]
 
 # Rows are upcast and exponentiated a chunk at a time: small enough to stay in a CPU's cache, large
 # enough on an accelerator that launching the kernels costs nothing beside running them.
@@ -41,6 +41,19 @@ def _upcast(rows_nV: Tensor, work_nV: Tensor) -> Tensor:
     if rows_nV.dtype == work_nV.dtype:
         return rows_nV
     return work_nV[: len(rows_nV)].copy_(rows_nV)
+
+
+def refuse_second_derivative() -> None:
+    """Refuses a backward that is itself recorded: its result would silently be a constant.
+
+    Raises:
+        RuntimeError: With ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "The patch loss cannot be differentiated twice, so create_graph=True is not supported. Use "
+            "optimizers and algorithms that need first derivatives only, or train at token level."
+        )
 
 
 class PatchCrossEntropy(torch.autograd.Function):
@@ -84,11 +97,7 @@ class PatchCrossEntropy(torch.autograd.Function):
         Raises:
             RuntimeError: If it is to be differentiated again.
         """
-        if torch.is_grad_enabled():  # the result would silently be a constant
-            raise RuntimeError(
-                "The patch loss cannot be differentiated twice, so create_graph=True is not supported. Use "
-                "optimizers and algorithms that need first derivatives only, or train at token level."
-            )
+        refuse_second_derivative()
         logits_NV, max_N, sum_N, safe_NK, weight_NK, weight_N = ctx.saved_tensors
         weight_N1 = ((weight_N * grads[0]) / sum_N)[:, None]
         minus_NK = weight_NK * -grads[0]

@@ -20,6 +20,7 @@ from typing import cast
 from torch import Tensor
 
 from patch_algorithm.loss.chunked import PatchCrossEntropy
+from patch_algorithm.loss.kernels import chosen_kernel
 
 __all__ = ["IGNORE_INDEX", "PatchLoss", "patch_cross_entropy"]
 
@@ -53,6 +54,7 @@ def patch_cross_entropy(
     targets: Tensor,
     ignore_index: int = IGNORE_INDEX,
     weights: Tensor | None = None,
+    kernel: str = "auto",
 ) -> PatchLoss:
     """Scores each position's distribution against all of its targets.
 
@@ -68,12 +70,16 @@ def patch_cross_entropy(
         weights: ``[K]``, what a target counts by its place among the position's targets; see
             :func:`target_weights`. The number of pairs stays a plain number, so that with weights of
             mean 1 microbatches can be weighed by it.
+        kernel: ``'torch'``, ``'triton'`` for the fused kernels on a CUDA device, or ``'auto'``; see
+            :data:`.LOSS_KERNELS`. With ``'triton'`` a target outside the vocabulary makes the loss NaN, where
+            torch raises on a CPU and aborts the process on a GPU.
 
     Returns:
         The sum, the number of pairs and the number of hits; divide for the mean.
 
     Raises:
-        ValueError: If the leading dimensions differ, or there is not one weight for each target.
+        ValueError: If the leading dimensions differ, there is not one weight for each target, or the kernel
+            cannot run here.
 
     Example:
         >>> import torch
@@ -92,10 +98,20 @@ def patch_cross_entropy(
         raise ValueError(
             f"weights of shape {tuple(weights.shape)} do not fit {targets.shape[-1]} targets per position."
         )
-    logits_NV = logits.reshape(-1, logits.shape[-1])
-    targets_NK = targets.reshape(-1, targets.shape[-1])
-    parts = cast(
-        "tuple[Tensor, Tensor, Tensor]",
-        PatchCrossEntropy.apply(logits_NV, targets_NK, ignore_index, weights),
-    )
-    return PatchLoss(*parts)
+    if chosen_kernel(kernel, logits.device, logits.dtype) == "triton":
+        from patch_algorithm.loss.fused import FusedPatchCrossEntropy  # triton is not everywhere
+
+        # Not flattened: of a slice of the positions that would be a copy.
+        parts = FusedPatchCrossEntropy.apply(_rows(logits), _rows(targets), ignore_index, weights)
+    else:
+        logits_NV = logits.reshape(-1, logits.shape[-1])
+        targets_NK = targets.reshape(-1, targets.shape[-1])
+        parts = PatchCrossEntropy.apply(logits_NV, targets_NK, ignore_index, weights)
+    return PatchLoss(*cast("tuple[Tensor, Tensor, Tensor]", parts))
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """``[B, P, ...]``, whatever the leading dimensions were."""
+    if tensor.dim() > 3:
+        return tensor.flatten(0, -3)
+    return tensor[(None,) * (3 - tensor.dim())]

@@ -142,6 +142,7 @@ def hardware_facts(run: RunFile, judge_cpu: bool) -> HardwareFacts:
         flash_keys=_flash_of_mpt(run.model.arguments) if is_mpt else _flash_of_hf(run.model.arguments),
         is_mpt=is_mpt,
         fused_loss="model.loss_fn=fused_crossentropy" if is_mpt and loss == "fused_crossentropy" else None,
+        fused_patch_loss=run.algorithm is not None and run.algorithm.loss_kernel == "triton",
         precision=run.precision,
         microbatch_auto=run.device_train_microbatch_size == "auto",
     )

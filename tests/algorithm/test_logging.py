@@ -182,9 +182,9 @@ def test_metrics_stand_at_the_step_they_belong_to() -> None:
 def test_weights_of_targets_are_made_once_and_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
 
-    def note(*args: Any, weights: Any) -> PatchLoss:
+    def note(*args: Any, weights: Any, **kwargs: Any) -> PatchLoss:
         given.append(weights)
-        return patch_cross_entropy(*args, weights=weights)
+        return patch_cross_entropy(*args, weights=weights, **kwargs)
 
     monkeypatch.setattr(patch_run, "patch_cross_entropy", note)
     algorithm = PatchLevel(k=4, ratio=0.5, target_weights="inverse")
@@ -199,9 +199,9 @@ def test_a_list_of_weights_reaches_the_loss_and_the_banner(
 ) -> None:
     given: list[Any] = []
 
-    def note(*args: Any, weights: Any) -> PatchLoss:
+    def note(*args: Any, weights: Any, **kwargs: Any) -> PatchLoss:
         given.append(weights)
-        return patch_cross_entropy(*args, weights=weights)
+        return patch_cross_entropy(*args, weights=weights, **kwargs)
 
     monkeypatch.setattr(patch_run, "patch_cross_entropy", note)
     algorithm = PatchLevel(k=4, ratio=0.5, target_weights=[4, 2, 1, 1])

@@ -19,6 +19,7 @@ GPU_RUN = HardwareFacts(
     fused_loss="model.loss_fn=fused_crossentropy",
     precision="amp_bf16",
     microbatch_auto=True,
+    fused_patch_loss=True,
 )
 CPU_RUN = HardwareFacts(has_gpu=False, judge_cpu=True, flash_installed=False)
 
@@ -36,6 +37,7 @@ CPU_RUN = HardwareFacts(has_gpu=False, judge_cpu=True, flash_installed=False)
         (dataclasses.replace(CPU_RUN, microbatch_auto=True), ["microbatch-auto-on-cpu"]),
         (dataclasses.replace(CPU_RUN, flash_keys=FLASH), ["flash-attention-on-cpu"]),
         (dataclasses.replace(CPU_RUN, fused_loss="model.loss_fn"), ["fused-loss-missing"]),
+        (dataclasses.replace(CPU_RUN, fused_patch_loss=True), ["loss-kernel-on-cpu"]),
     ],
 )
 def test_on_the_machine_of_the_run(facts: HardwareFacts, expected: list[str]) -> None:
@@ -47,7 +49,7 @@ def test_a_file_for_another_machine_is_skipped_not_failed() -> None:
         dataclasses.replace(GPU_RUN, has_gpu=False, judge_cpu=False, flash_installed=False)
     )
     assert (found.id, found.severity) == ("needs-gpu", Severity.skipped)
-    for word in ("amp_bf16", "auto", "attn_impl=flash", "fused_crossentropy"):
+    for word in ("amp_bf16", "auto", "attn_impl=flash", "fused_crossentropy", "loss_kernel=triton"):
         assert word in found.found
 
 

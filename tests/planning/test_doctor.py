@@ -122,6 +122,7 @@ def test_our_own_files(name: str) -> None:
         ({"eval_loader__dataset__split": "train"}, ["eval-rows-cut-short", "eval-reads-training-data"]),
         ({"precision": "amp_bf16"}, ["precision-on-cpu"]),
         ({"model__attn_config__attn_impl": "flash"}, ["flash-attention-on-cpu"]),
+        ({"algorithms__patch_level__loss_kernel": "triton"}, ["loss-kernel-on-cpu"]),
         ({"model__loss_fn": "fused_crossentropy"}, ["fused-loss-missing"]),
         ({"eval_interval": 0}, ["no-evaluation"]),
         ({"save_folder": "/dev/null/none"}, ["folder-not-writable"]),

@@ -1,0 +1,35 @@
+"""Checks the loss kernel of a run when its trainer starts, and says when another can be chosen."""
+
+from __future__ import annotations
+
+import torch
+
+from patch_algorithm.common.announce import announce
+from patch_algorithm.loss.kernels import FUSED_BY_DEFAULT, check_kernel
+
+__all__ = ["prepare_kernel"]
+
+_TORCH_NAMES = {"gpu": "cuda", "tpu": "xla"}
+_CAN_BE_CHOSEN = (
+    "patch_level: the loss is computed by torch operations. loss_kernel: triton selects fused kernels, which "
+    "move about a tenth of the bytes through memory; not the default, because not yet timed on a GPU."
+)
+
+
+def prepare_kernel(kernel: str, device_name: str) -> None:
+    """Refuses a kernel that cannot run, and tells of the fused one where ``'auto'`` leaves it alone.
+
+    Args:
+        kernel: The argument ``loss_kernel``.
+        device_name: Composer's name of the trainer's device.
+
+    Raises:
+        ValueError: If the kernel cannot run on that device.
+    """
+    device = torch.device(_TORCH_NAMES.get(device_name, device_name))
+    try:
+        check_kernel(kernel, device)
+    except ValueError as error:
+        raise ValueError(f"loss_kernel={kernel!r}: {error}") from error
+    if kernel == "auto" and device.type == "cuda" and not FUSED_BY_DEFAULT:
+        announce(_CAN_BE_CHOSEN)
