@@ -11,6 +11,7 @@ from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
 from patch_algorithm.planning import commands as planning_commands
 from patch_algorithm.planning.plan_command import add_plan
+from patch_algorithm.recipes import commands as recipe_commands
 from patch_algorithm.reporting import commands as reporting_commands
 
 __all__ = ["app"]
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+recipe_commands.add_commands(app)
 planning_commands.add_commands(app)
 add_plan(app)
 app.command(no_args_is_help=True, rich_help_panel="After a run")(reporting_commands.report)
@@ -34,6 +36,8 @@ def _print_version(asked: bool) -> None:
 
 @app.callback(
     epilog=examples(
+        "patch-level recipe quickstart --out run.yaml",
+        "patch-level train run.yaml",
         "patch-level init stock.yaml --data ./pile-mds --out run.yaml",
         "patch-level doctor run.yaml",
         "patch-level data convert --source pile/train --tokenizer gpt2 --out ./pile-mds",
@@ -78,3 +82,31 @@ def prepare(
         typer.echo(f"{config} asks for no data to be prepared (variables.builtin_corpus).")
     else:
         typer.echo(f"Prepared: {folder}")
+
+
+@app.command(
+    no_args_is_help=True,
+    rich_help_panel="A run",
+    epilog=examples(
+        "patch-level train run.yaml",
+        "patch-level train run.yaml max_duration=900ba algorithms.patch_level.k=2",
+        "composer -m patch_algorithm.train run.yaml",
+        codes=("0 trained, or finished already", "1 the run failed", "2 bad input"),
+    ),
+)
+def train(
+    config: Annotated[str, typer.Argument(metavar="RUN.yaml", help="The run's configuration.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="The run's dotted overrides."),
+    ] = None,
+) -> None:
+    """Train with llm-foundry, in one process; `composer -m patch_algorithm.train` trains on all GPUs.
+
+    The configuration is checked and its data is prepared first.
+    """
+    from patch_algorithm.train import main as train_main
+
+    status = train_main([config, *(overrides or ())], "patch-level train")
+    if status:
+        raise typer.Exit(status)

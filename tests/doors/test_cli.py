@@ -12,7 +12,11 @@ from typer.testing import CliRunner
 from patch_algorithm import __version__
 from patch_algorithm.cli import app
 
-COMMANDS = [[], ["doctor"], ["init"], ["prepare"], *(["data", name] for name in ("convert", "info", "cat"))]
+COMMANDS = [
+    [],
+    *([name] for name in ("recipe", "train", "doctor", "init", "prepare")),
+    *(["data", name] for name in ("convert", "info", "cat")),
+]
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 
@@ -42,7 +46,9 @@ def test_shell_completion_can_be_installed() -> None:
     assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output
 
 
-@pytest.mark.parametrize("command", ["", "'doctor', ", "'init', ", "'data', 'convert', "])
+@pytest.mark.parametrize(
+    "command", ["", "'recipe', ", "'train', ", "'doctor', ", "'init', ", "'data', 'convert', "]
+)
 def test_help_imports_nothing_heavy(command: str) -> None:
     heavy = {"torch", "transformers", "composer", "llmfoundry", "streaming", "omegaconf"}
     code = (
@@ -83,8 +89,8 @@ def test_prepare_where_nothing_is_asked_for(tmp_path: Path) -> None:
 def test_train_without_arguments_and_with_help(tmp_path: Path) -> None:
     bare, helped = train(cwd=tmp_path), train("--help", cwd=tmp_path)
     assert (bare.returncode, helped.returncode) == (2, 0)
-    assert "usage: composer train.py" in bare.stderr
-    assert "usage: composer train.py" in helped.stdout
+    assert "usage: composer -m patch_algorithm.train" in bare.stderr
+    assert "composer train.py CONFIG.yaml" in helped.stdout
 
 
 @pytest.mark.parametrize(
@@ -99,5 +105,31 @@ def test_train_with_bad_input(args: list[str], words: str, tmp_path: Path) -> No
     (tmp_path / "run.yaml").write_text("max_seq_len: 8\n")
     result = train(*args, cwd=tmp_path)
     assert result.returncode == 2
+    assert result.stderr.startswith("train.py: ")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_train_command_passes_file_overrides_and_status_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[list[str], str]] = []
+
+    def main(args: list[str], command: str) -> int:
+        given.append((args, command))
+        return len(args) - 1
+
+    monkeypatch.setattr("patch_algorithm.train.main", main)
+    assert CliRunner().invoke(app, ["train", "run.yaml"]).exit_code == 0
+    assert CliRunner().invoke(app, ["train", "run.yaml", "seed=1", "max_duration=2ba"]).exit_code == 2
+    assert given[1] == (["run.yaml", "seed=1", "max_duration=2ba"], "patch-level train")
+
+
+@pytest.mark.parametrize("command", [["-m", "patch_algorithm.cli", "train"], ["-m", "patch_algorithm.train"]])
+def test_train_from_any_folder(command: list[str], tmp_path: Path) -> None:
+    if "patch_algorithm.cli" in command:  # what the installed command does
+        command = ["-c", "from patch_algorithm.cli import app; app()", "train"]
+    done = subprocess.run(
+        [sys.executable, *command, "none.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "train: there is no configuration file 'none.yaml'" in done.stderr

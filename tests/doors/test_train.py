@@ -1,31 +1,21 @@
-"""train.py under every launcher, and started again after its run has ended."""
+"""``train.py`` and ``patch_algorithm.train`` under every launcher, and started again."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
+from patch_algorithm import train
 from tests.support import config, mpt
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
-
-
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_run(corpus: Path, folder: Path, **changes: Any) -> Path:
@@ -40,10 +30,10 @@ def write_run(corpus: Path, folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script's main function, which may set environment variables."""
+    """The main function, which may set environment variables."""
     for name in ("OMP_WAIT_POLICY", "TRANSFORMERS_VERBOSITY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    return script().main
+    return train.main
 
 
 def test_finished_run_that_is_queued_again_has_not_failed(
@@ -72,7 +62,7 @@ def test_finished_checkpoint_that_is_loaded_by_hand_is_bad_input(
     last = tmp_path / "run" / "ep0-ba2-rank0.pt"
     again = [f"load_path={last}", "autoresume=false", "save_folder=null"]
     assert main([str(path), *again]) == 2
-    assert "train.py: The max_duration" in capsys.readouterr().err
+    assert "patch_algorithm.train: The max_duration" in capsys.readouterr().err
 
 
 def test_an_error_stops_a_run_before_anything_is_built(
@@ -122,13 +112,14 @@ def test_rank_of_the_node_under_every_launcher(
             patch.delenv(name)
         for name, value in given.items():
             patch.setenv(name, value)
-        script()._settle_process()
+        train._settle_process()
         assert os.environ.get("NODE_RANK") == node
 
 
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "composer": ["-m", "composer.cli", "-n", "2"],
+    "composer -m": ["-m", "composer.cli", "-n", "2", "-m"],
 }
 
 
@@ -138,10 +129,29 @@ def test_two_ranks_train_and_are_queued_again(launcher: str, corpus: Path, tmp_p
     changes = {"device_train_microbatch_size": 2}
     path = write_run(corpus, tmp_path, **changes)
     env = {name: value for name, value in os.environ.items() if name not in OF_A_LAUNCHER}
-    command = [sys.executable, *LAUNCHERS[launcher], str(TRAIN), str(path)]
+    script = "patch_algorithm.train" if launcher.endswith("-m") else str(TRAIN)
+    command = [sys.executable, *LAUNCHERS[launcher], script, str(path)]
     for finished in (False, True):
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         assert "Traceback" not in done.stderr
         assert done.stderr.count("finished already") == finished
         assert list((tmp_path / "run").glob("*ba2*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("devices", "launched", "told"), [(8, False, True), (8, True, False), (1, False, False)]
+)
+def test_idle_gpus_are_told_of(
+    devices: int,
+    launched: bool,
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if launched:
+        monkeypatch.setenv("WORLD_SIZE", "8")
+    train._tell_of_idle_gpus("patch-level train")
+    assert ("8 GPUs" in capsys.readouterr().err) == told

@@ -1,0 +1,167 @@
+"""Prepares the data that a YAML asks for, then trains with llm-foundry.
+
+usage: composer -m patch_algorithm.train CONFIG.yaml [key=value ...]
+       torchrun ... -m patch_algorithm.train CONFIG.yaml [key=value ...]
+       patch-level train CONFIG.yaml [key=value ...]            (one process, without a launcher)
+
+In a clone of the repository, `train.py` is the same: composer train.py CONFIG.yaml [key=value ...]
+
+CONFIG.yaml is an llm-foundry training configuration; key=value overrides any of its keys, dotted:
+    composer -m patch_algorithm.train run.yaml max_duration=1200ba algorithms.patch_level.k=2
+
+With llm-foundry's own keys it does what llm-foundry's train.py does. The configuration is checked first,
+as by `patch-level doctor --here`: an error stops the run before anything is built, with exit code 2.
+Where it asks for the built-in corpus (variables.builtin_corpus), that is prepared first and reused
+later. Started again with autoresume, a run that has finished says so and exits with 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+# Known to be harmless, and nothing a user of this script could act on. One line each, so that
+# whatever is new still shows.
+_HARMLESS_WARNINGS = (
+    "pkg_resources is deprecated",  # llm-foundry's import
+    "To copy construct from a tensor",  # Composer, on every step's loss
+    "alibi or rope is turned on",  # llm-foundry, whatever learned_pos_emb is
+    "InverseSquareRootWithWarmupScheduler is experimental",  # llm-foundry's only plateau with a decay
+    "Cannot split (tensor|list) of length",  # Composer, on a last evaluation batch that is smaller
+    "The `use_auth_token` argument is deprecated",  # llm-foundry calling transformers
+)
+
+
+_NOTHING_LEFT = "No training would occur"
+"""In Composer's error where a run is resumed at or after its ``max_duration``."""
+
+
+def main(args: list[str], command: str = "patch_algorithm.train") -> int:
+    """Trains; what ``composer train.py``, ``composer -m patch_algorithm.train`` and the CLI call.
+
+    Args:
+        args: The configuration's path and the overrides.
+        command: What was called, for messages.
+
+    Returns:
+        The exit status: 0, 1 for a failed run, 2 for a bad configuration.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        (sys.stdout if args else sys.stderr).write(f"{__doc__}")
+        return 0 if args else 2
+    _settle_process()
+    from patch_algorithm.checks.told import already_told
+    from patch_algorithm.preflight import check_start, prepare, read_config
+
+    try:
+        cfg = read_config(args[0], args[1:])
+        findings, told = check_start(cfg, args[0])
+        if _tell(findings, args[0], command):
+            return 2
+        prepare(cfg)
+    except ValueError as error:
+        return _complain(error, 2, command)
+    from llmfoundry.command_utils import train_from_yaml
+
+    from patch_algorithm.monitoring.stage_report import StageReportError
+
+    _tell_of_idle_gpus(command)
+    try:
+        with already_told(told):
+            train_from_yaml(args[0], args[1:])
+    except StageReportError as error:
+        return _complain(error, 1, command)
+    except ValueError as error:
+        if _NOTHING_LEFT in str(error):
+            return _nothing_left(cfg, error, command)
+        if not _raised_by_us(error):
+            raise
+        return _complain(error, 2, command)
+    return 0
+
+
+def _settle_process() -> None:
+    """Sets what has to be set before torch and llm-foundry are imported."""
+    for message in _HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # torchrun has another name for the rank of a node than Composer.
+    if "GROUP_RANK" in os.environ:
+        os.environ.setdefault("NODE_RANK", os.environ["GROUP_RANK"])
+    # The launcher leaves this unset, and every process would then start a thread for every core.
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
+    # Threads that spin while they wait cost several times the run where anything else uses the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("patch_algorithm").setLevel(logging.INFO)
+
+
+def _tell(findings: list[Any], path: str, command: str) -> bool:
+    """Shows what the checks have found, once; returns whether the run must not start."""
+    from patch_algorithm.checks import Severity
+    from patch_algorithm.checks.rendering import as_block
+
+    fatal = any(one.severity is Severity.error for one in findings)
+    # What is wrong with one machine may be right on another: errors are shown by each.
+    shows = os.environ.get("LOCAL_RANK" if fatal else "RANK", "0") == "0"
+    block = as_block(findings, f"{command}: {path}")
+    if block and shows:
+        sys.stdout.flush()
+        advice = "why" if not fatal else "why; nothing was built"
+        sys.stderr.write(f"{block}\n  `patch-level doctor --here {path}` says {advice}.\n")
+    return fatal
+
+
+def _tell_of_idle_gpus(command: str) -> None:
+    import torch
+
+    devices = torch.cuda.device_count()
+    if devices > 1 and "WORLD_SIZE" not in os.environ:
+        sys.stderr.write(
+            f"{command}: one process, so one of this machine's {devices} GPUs. To train on all of them: "
+            "composer -m patch_algorithm.train RUN.yaml\n"
+        )
+
+
+def _cores() -> int:
+    # What this process may use, which in a container is less than what the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _nothing_left(cfg: Any, error: ValueError, command: str) -> int:
+    """Says so. Queued again after its end a run has not failed; loaded by hand it was meant to go on."""
+    if not cfg.get("autoresume"):
+        return _complain(error, 2, command)
+    from patch_algorithm.common.announce import announce
+
+    announce(
+        f"{command}: this run is finished already: the latest checkpoint in {cfg.get('save_folder')} is at "
+        f"its max_duration of {cfg.max_duration}. To train on, raise max_duration; for a new run, change "
+        "run_name."
+    )
+    return 0
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(__file__).parent in Path(frames[-1].filename).parents
+
+
+def _complain(error: Exception, status: int, command: str) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"{command}: {error}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
