@@ -9,6 +9,7 @@ import typer
 from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
+from patch_algorithm.export.commands import add_check_export
 from patch_algorithm.planning import commands as planning_commands
 from patch_algorithm.planning.plan_command import add_plan
 from patch_algorithm.recipes import commands as recipe_commands
@@ -25,6 +26,7 @@ recipe_commands.add_commands(app)
 planning_commands.add_commands(app)
 add_plan(app)
 app.command(no_args_is_help=True, rich_help_panel="After a run")(reporting_commands.report)
+add_check_export(app)
 app.add_typer(data_commands.app, name="data", rich_help_panel="Data")
 
 

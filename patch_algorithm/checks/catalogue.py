@@ -110,6 +110,15 @@ save-folder-used           error    Checkpoints in the save folder, without `aut
 disk-space                 warning  Less free space than the checkpoints to be kept take.
 folder-not-writable        error    A save folder that cannot be written.
 
+# Exports
+export-misread             error    Without `trust_remote_code`, transformers loads another model, silently.
+export-weights             error    Weights that are missing from the files, or that the model does not have.
+export-differs             error    Weights or logits that are not the checkpoint's.
+export-context             error    The tokenizer states another context than the model has.
+export-end-of-text         warning  `generate()` does not stop at the tokenizer's end of a text.
+export-patch-stage         warning  The checkpoint is of a patch stage; its model is not finished.
+export-other-run           warning  The configuration has other stages than the checkpoint.
+
 # Environment
 package-missing            error    A package that training needs and that is not installed.
 untested-version           warning  A version outside the range that this package declares.

@@ -21,7 +21,7 @@ import patch_algorithm
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Commands that are no part of the locked environment.
-OUTSIDE = {"pip", "uv", "bash"}
+OUTSIDE = {"pip", "uv", "bash", "python"}
 
 
 class Block(NamedTuple):

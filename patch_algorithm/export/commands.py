@@ -1,0 +1,103 @@
+"""The command ``patch-level check-export``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patch_algorithm.common.command_line import errors_as_exit_codes, examples
+
+__all__ = ["add_check_export"]
+
+_RUN, _EXPORT, _CARD, _OUTPUT = "The run", "The export", "Model card", "Output"
+
+
+def add_check_export(app: typer.Typer) -> None:
+    """Adds the command to ``patch-level``."""
+    app.command(
+        "check-export",
+        rich_help_panel="After a run",
+        no_args_is_help=True,
+        epilog=examples(
+            "patch-level check-export runs/my-run/huggingface/ba450",
+            "patch-level check-export runs/my-run/huggingface/ba450 --checkpoint runs/my-run/latest-rank0.pt",
+            "patch-level check-export runs/mpt/huggingface/ba450 --trust-remote-code --fix",
+            codes=("0 as it should be, or warnings only", "1 an error was found", "2 bad input"),
+        ),
+    )(check_export)
+
+
+def check_export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The exported folder.", show_default=False)],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="The Composer checkpoint that the export is of, full or sharded.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN.yaml",
+            help="The run's configuration: is the tokenizer its data's?",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also if the checkpoint is of a patch stage.", rich_help_panel=_RUN),
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run the Python code that the export brings, as MPT's does.",
+            rich_help_panel=_EXPORT,
+        ),
+    ] = False,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Change in the folder what can be corrected: model_type, the tokenizer's context, the end "
+            "of a text.",
+            rich_help_panel=_EXPORT,
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
+) -> None:
+    """Check that an exported folder is the model that was trained, and loads as it.
+
+    Loads it in plain transformers; with --checkpoint its weights and logits are compared. Nothing is changed
+    without --fix.
+    """
+    with errors_as_exit_codes("check-export"):
+        # Imported here: the help text shall not wait for transformers.
+        from transformers.utils import logging
+
+        from patch_algorithm.checks import Severity, rendering
+        from patch_algorithm.export.check import check_export as check_folder
+        from patch_algorithm.export.check import mend
+
+        logging.set_verbosity_error()  # advice to the authors of models
+        check = partial(
+            check_folder, folder, checkpoint, config, force=force, trust_remote_code=trust_remote_code
+        )
+        report = check()
+        if fix and (changes := mend(report)):
+            report = check(changes=changes)
+        if as_json:
+            content = rendering.as_json(report.findings, **report.to_json())
+            typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        else:
+            width = min(shutil.get_terminal_size().columns, 110)
+            typer.echo(f"{report.to_text()}\n\n{rendering.as_report(report.findings, width)}")
+        if any(one.severity is Severity.error for one in report.findings):
+            raise typer.Exit(1)

@@ -1,0 +1,99 @@
+"""What a checkpoint says of the run that it is of: stages, raw tokens, compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from patch_algorithm.stages.compute import PositionCount
+from patch_algorithm.stages.plan import StagePlan
+
+__all__ = ["TrainedStage", "Training"]
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """One stage, as far as it was trained.
+
+    Attributes:
+        k: Tokens per patch; 1 in the token stage.
+        steps: Optimizer steps.
+        tokens: Raw tokens.
+    """
+
+    k: int
+    steps: int
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``patches of 4``."""
+        return "tokens" if self.k == 1 else f"patches of {self.k}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run until a checkpoint.
+
+    Attributes:
+        stages: The stages that it has been in.
+        in_patch_stage: Whether it is in one of patches now, so that the model is not finished.
+        plan: What the run had settled on; ``None`` for a run without ``patch_level``.
+        compute_share: Positions computed, as a share of token-level training on the same tokens; ``None``
+            where nothing was counted.
+    """
+
+    stages: tuple[TrainedStage, ...]
+    in_patch_stage: bool
+    plan: StagePlan | None
+    compute_share: float | None
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def tokens(self) -> int:
+        """Raw tokens of all stages."""
+        return sum(stage.tokens for stage in self.stages)
+
+    @property
+    def patch_share(self) -> float:
+        """The share of raw tokens that was trained in patches."""
+        patches = sum(stage.tokens for stage in self.stages if stage.k > 1)
+        return patches / self.tokens if self.tokens else 0.0
+
+    @classmethod
+    def from_state(cls, algorithm: Mapping[str, Any] | None, timestamp: Mapping[str, Any]) -> Training:
+        """Reads a checkpoint's state.
+
+        Args:
+            algorithm: The state of ``PatchLevel``; ``None`` where the checkpoint has none.
+            timestamp: The trainer's clock, with ``batch`` and ``token``.
+        """
+        end = int(timestamp["batch"]), int(timestamp["token"])
+        if algorithm is None or "stages" not in algorithm:
+            return cls((TrainedStage(1, *end),), False, None, None)
+        plan = StagePlan.from_state_dict(algorithm)
+        stage = int(algorithm.get("stage", 0))
+        started = {int(index): clock for index, clock in algorithm.get("started", {}).items()}
+        starts = [
+            (index, int(clock["batch"]), int(clock["token"])) for index, clock in sorted(started.items())
+        ]
+        ends = [*((batch, token) for _, batch, token in starts[1:]), end]
+        stages = tuple(
+            TrainedStage(plan.k_of(index), until[0] - batch, until[1] - token)
+            for (index, batch, token), until in zip(starts, ends, strict=True)
+        )
+        positions = algorithm.get("positions")
+        share = None if not positions else PositionCount.from_state_dict(positions).share
+        return cls(stages, plan.is_patch_stage(stage), plan, share)
+
+    def __str__(self) -> str:
+        stages = ", ".join(
+            f"{one.steps:,} step{'' if one.steps == 1 else 's'} on {one.name}" for one in self.stages
+        )
+        share = "" if self.compute_share is None else f"; {self.compute_share:.2f} of token-only compute"
+        return f"{stages}; {self.tokens:,} raw tokens{share}"
