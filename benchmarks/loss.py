@@ -33,12 +33,26 @@ Formulation = Callable[[Tensor, Tensor], Tensor]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS, ONE, CALLS, EXPANDED = "K-target loss", "one cross_entropy", "K cross_entropy calls", "expanded"
+FUSED, COMPILED = "fused K-target loss", "compiled formula"
 LIMITS = {ONE: 1.0, CALLS: 0.5}
+_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
 
 
 def ours(logits_NV: Tensor, targets_NK: Tensor) -> Tensor:
-    """The package's loss."""
-    return patch_cross_entropy(logits_NV, targets_NK).mean
+    """The package's loss, by torch operations."""
+    return patch_cross_entropy(logits_NV, targets_NK, kernel="torch").mean
+
+
+def fused(logits_NV: Tensor, targets_NK: Tensor) -> Tensor:
+    """The package's loss, by the fused kernels."""
+    return patch_cross_entropy(logits_NV, targets_NK, kernel="triton").mean
+
+
+@torch.compile
+def compiled(logits_NV: Tensor, targets_NK: Tensor) -> Tensor:
+    """The formula in plain torch, fused by the compiler."""
+    logits_NV = logits_NV.float()
+    return (logits_NV.logsumexp(1, keepdim=True) - logits_NV.gather(1, targets_NK)).mean()
 
 
 def one(logits_NV: Tensor, targets_NK: Tensor) -> Tensor:
@@ -58,7 +72,7 @@ def expanded(logits_NV: Tensor, targets_NK: Tensor) -> Tensor:
 
 def inputs(vocabulary: int, dtype: torch.dtype, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """Random logits and targets; all vocabularies get about the same number of logits."""
-    positions = max(1, args.elements // vocabulary)
+    positions = max(1, (args.elements or _ELEMENTS[args.device]) // vocabulary)
     logits_NV = torch.randn(positions, vocabulary, device=args.device).to(dtype).requires_grad_()
     return logits_NV, torch.randint(0, vocabulary, (positions, args.k), device=args.device)
 
@@ -100,7 +114,10 @@ def extra_buffers(loss: Formulation, logits_NV: Tensor, targets_NK: Tensor) -> f
 
 def compare(vocabulary: int, dtype: str, args: argparse.Namespace) -> tuple[list[Comparison], list[str]]:
     """Times every formulation in turn, for one vocabulary and dtype."""
-    formulations = {OURS: ours, ONE: one, CALLS: calls} | ({EXPANDED: expanded} if args.expanded else {})
+    formulations = {OURS: ours, ONE: one, CALLS: calls}
+    formulations |= {FUSED: fused} if args.device == "cuda" else {}
+    formulations |= {COMPILED: compiled} if args.compiled else {}
+    formulations |= {EXPANDED: expanded} if args.expanded else {}
     logits_NV, targets_NK = inputs(vocabulary, DTYPES[dtype], args)
     label = f"{vocabulary // 1000}k {dtype}"
     buffers = {name: extra_buffers(loss, logits_NV, targets_NK) for name, loss in formulations.items()}
@@ -115,12 +132,18 @@ def compare(vocabulary: int, dtype: str, args: argparse.Namespace) -> tuple[list
         if index % 10 == 0:
             print(f"{label}: {index} of {args.pairs + 2} rounds", file=sys.stderr, flush=True)
     comparisons = [
-        Comparison(f"{label}: {OURS} / {name}", LIMITS.get(name), seconds[OURS], seconds[name])
+        Comparison(f"{label}: {side} / {name}", LIMITS.get(name), seconds[side], seconds[name])
+        for side in (OURS, FUSED)
+        if side in formulations
         for name in formulations
-        if name != OURS
+        if name != side and (side, name) != (OURS, FUSED)
     ]
     held = ", ".join(f"{name} {n:.2f}" for name, n in buffers.items())
     return comparisons, [f"{label}: peak memory beyond the logits, in units of the logits: {held}."]
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def main() -> None:
@@ -130,12 +153,17 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=40, help="timed rounds (default: 40)")
     parser.add_argument("--k", type=int, default=4, help="targets per position (default: 4)")
-    parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 128_000])
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 50_304, 128_000])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument(
-        "--elements", type=int, default=2**24, help="logits in all: positions times vocabulary"
+        "--elements",
+        type=int,
+        help="logits in all: positions times vocabulary (default: 2**24 on a CPU, 2**28 on a GPU)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--device", default="cpu", choices=_ELEMENTS, help="cpu (default) or cuda")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also time torch.compile of the plain formula"
+    )
     parser.add_argument(
         "--expanded", action="store_true", help="also time cross_entropy on logits repeated K times"
     )
@@ -143,6 +171,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.pairs < 1 or args.k < 1:
         parser.error("--pairs and --k must be at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a CUDA GPU, and torch sees none")
     torch.manual_seed(0)
     random.seed(0)
     load = os.getloadavg()[0]
@@ -153,7 +183,8 @@ def main() -> None:
             comparisons += more
             notes += noted
     setting = (
-        f"k={args.k}, {args.elements} logits, {args.device}, {torch.get_num_threads()} thread(s); "
+        f"k={args.k}, {args.elements or _ELEMENTS[args.device]} logits, {_device_name(args.device)}, "
+        f"{torch.get_num_threads()} thread(s); "
         f"load {load:.1f} at the start. Times are of forward and backward together."
     )
     write_report(f"loss-{args.device}", comparisons, [setting, *notes], args.out)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 __all__ = ["PatchCrossEntropy", "refuse_second_derivative"]
 
-# Rows are upcast and exponentiated a chunk at a time: small enough to stay in a CPU's cache, large
-# enough on an accelerator that launching the kernels costs nothing beside running them.
+# Rows are upcast and exponentiated a chunk at a time, in 5 or 6 passes each way, which should find the chunk
+# in a cache: 2 MiB of float32 on a CPU, 16 on an accelerator, where an A100 has 40 MB of L2 and an H100 50.
 _CHUNK_ELEMENTS_CPU = 2**19
+_CHUNK_ELEMENTS_ACCELERATOR = 2**22
 
-
-_CHUNK_ELEMENTS_ACCELERATOR = 2**25
+# On a CPU, torch takes 5 times as long for the place of a maximum as for the maximum.
+_BLOCK = 128
 
 
 def _rows_per_chunk(logits_NV: Tensor) -> int:
@@ -41,6 +42,25 @@ def _upcast(rows_nV: Tensor, work_nV: Tensor) -> Tensor:
     if rows_nV.dtype == work_nV.dtype:
         return rows_nV
     return work_nV[: len(rows_nV)].copy_(rows_nV)
+
+
+def _max(chunk_nV: Tensor, max_n: Tensor, best_n: Tensor) -> None:
+    """Writes the maximum of each row, and the first place where it stands."""
+    V = chunk_nV.shape[1]
+    blocks, rest = divmod(V, _BLOCK)
+    if blocks < 2 or chunk_nV.device.type != "cpu":
+        torch.max(chunk_nV, dim=-1, out=(max_n, best_n))
+        return
+    block_max_nG = chunk_nV.new_empty((len(chunk_nV), blocks + (rest > 0)))
+    whole_nGb = chunk_nV[:, : V - rest].unflatten(1, (blocks, _BLOCK))
+    torch.amax(whole_nGb, dim=-1, out=block_max_nG[:, :blocks])
+    if rest:
+        torch.amax(chunk_nV[:, V - rest :], dim=-1, out=block_max_nG[:, blocks])
+    torch.max(block_max_nG, dim=-1, out=(max_n, best_n))
+    places_nb = best_n[:, None] * _BLOCK + torch.arange(_BLOCK)
+    places_nb.clamp_(max=V - 1)  # the last block is short
+    is_best_nb = chunk_nV.gather(1, places_nb) == max_n[:, None]
+    torch.amin(places_nb.masked_fill_(~is_best_nb, V), dim=-1, out=best_n)
 
 
 def refuse_second_derivative() -> None:
@@ -77,7 +97,7 @@ class PatchCrossEntropy(torch.autograd.Function):
         work_nV = _work(logits_NV, dtype)
         for rows in _chunks(logits_NV):
             chunk_nV = _upcast(logits_NV[rows], work_nV)
-            torch.max(chunk_nV, dim=-1, out=(max_N[rows], best_N[rows]))
+            _max(chunk_nV, max_N[rows], best_N[rows])
             exp_nV = torch.sub(chunk_nV, max_N[rows, None], out=work_nV[: len(chunk_nV)]).exp_()
             torch.sum(exp_nV, dim=-1, out=sum_N[rows])
         chosen_NK = logits_NV.gather(1, safe_NK).to(dtype) - max_N[:, None]

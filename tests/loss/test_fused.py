@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +169,34 @@ def test_rows_beyond_32_bits(tmp_path: Path) -> None:
     logits_NV = file.as_strided((2, V), (apart, 1))
     logits_NV.copy_(random_logits(9, 2, V).detach())
     assert_as_torch(logits_NV.requires_grad_(), random_labels(10, (2, 3), V, 0.0))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the interpreter's loads and stores are counted")
+@pytest.mark.parametrize("V", [4000, 4001], ids=["rows at 16 bytes", "rows anywhere"])
+def test_each_logit_is_read_once_forward_and_once_backward(V: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    moved = {"read": 0, "written": 0}
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+
+    def counted_load(self: object, ptrs: Any, mask: Any, *args: object) -> object:
+        moved["read"] += int(mask.data.sum()) * ptrs.get_element_ty().primitive_bitwidth // 8
+        return load(self, ptrs, mask, *args)  # pyright: ignore[reportArgumentType]
+
+    def counted_store(self: object, ptrs: Any, value: Any, mask: Any, *args: object) -> object:
+        moved["written"] += int(mask.data.sum()) * ptrs.get_element_ty().primitive_bitwidth // 8
+        return store(self, ptrs, value, mask, *args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", counted_load)
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_store", counted_store)
+    K, targets = 4, 8 * 4
+    logits_NV = on_device(random_logits(31, 2, V, dtype=torch.bfloat16))
+    loss = fused(logits_NV, random_labels(32, (2, K), V, 0.0))
+    summed = 2 * 3 * 4
+    assert moved == {"read": 2 * (2 * V + targets + 16 + 2 * K) + summed, "written": 2 * 5 * 4 + 4 + 8 + 8}
+    moved.update(read=0, written=0)
+    gradient(loss.sum, logits_NV)
+    assert moved == {"read": 2 * (2 * V + targets + 2 * K + 3 * 4), "written": 2 * (2 * V + 2 * K)}
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

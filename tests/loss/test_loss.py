@@ -126,6 +126,24 @@ def test_where_the_chunks_of_rows_end_does_not_matter(
     assert int(split.hits) == int(whole.hits)
 
 
+@pytest.mark.parametrize("V", [255, 256, 257, 384, 1000])
+@pytest.mark.parametrize("values", [2, 40, 10_000])
+def test_the_most_likely_token_is_the_first_of_the_largest_logits(V: int, values: int) -> None:
+    """In bfloat16 many are equal; on a CPU the place of the largest is looked for in two steps."""
+    draw = torch.Generator().manual_seed(V + values)
+    logits_NV = torch.randint(0, values, (50, V), generator=draw).float() - 9
+    logits_NV[3] = -torch.inf
+    logits_NV[4, 1:] = -torch.inf
+    logits_NV[5, : V - 1] = torch.finfo(torch.float32).min
+    logits_NV[6] = logits_NV[6, :1]
+    first_N = torch.tensor([row.index(max(row)) for row in logits_NV.tolist()])
+    targets_NK = torch.stack([first_N, (first_N + 1) % V], dim=1)
+    for logits in (logits_NV, logits_NV.t().contiguous().t()):
+        assert int(patch_cross_entropy(logits, targets_NK).hits) == 50
+    logits_NV[:, 0] = torch.nan
+    assert int(patch_cross_entropy(logits_NV, targets_NK).hits) <= 50  # and no index out of bounds
+
+
 def test_one_patch_per_row_predicts_nothing() -> None:
     logits_BPV = random_logits(4, 3, 1, 9)
     loss = patch_cross_entropy(logits_BPV, next_patch_targets(torch.arange(12).view(3, 4), k=4))
