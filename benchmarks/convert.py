@@ -4,7 +4,7 @@ Every measurement is a process of its own, which loads what it needs and then ti
 of a comparison take turns. The text is the built-in corpus (docstrings and sources of installed packages), or
 any JSON lines given with --jsonl. Run it on an idle machine:
 
-    python benchmarks/convert.py --out benchmarks/results
+    python -m benchmarks.convert --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pairs import Comparison, write_report
+from benchmarks.pairs import Comparison, write_report
 
 LONG = 100_000  # characters of a document whose speed is reported apart
 ROW = 8192

@@ -3,7 +3,7 @@
 Every process's peak is read from the kernel while `patch-level data convert` runs, the driver's and each
 worker's apart. The text is the built-in corpus, over and over:
 
-    python benchmarks/convert_memory.py --out benchmarks/results
+    python -m benchmarks.convert_memory --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from itertools import cycle
 from pathlib import Path
 
 import psutil
-from pairs import write_report
+
+from benchmarks.pairs import write_report
 
 
 def peak_mb(process: psutil.Process) -> float:

@@ -4,7 +4,7 @@ Sides take turns in one process, so that whatever else the machine does hits all
 ratio. The loaders read rows of 8,192 tokens with two workers; the patch stage is that of the quickstart's
 model. Run it on an idle machine:
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py --out benchmarks/results
+    OMP_NUM_THREADS=1 python -m benchmarks.loader --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from composer import Trainer
 from llmfoundry.data.dataloader import build_dataloader
 from llmfoundry.models.mpt.modeling_mpt import ComposerMPTCausalLM
 from omegaconf import OmegaConf
-from pairs import Comparison, write_report
 from streaming import MDSWriter
 from tokenizers import Tokenizer, models
-from trainer_step import NEVER, StepTimer, loader, trainer
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
+from benchmarks.pairs import Comparison, write_report
+from benchmarks.trainer_step import NEVER, StepTimer, loader, trainer
 from patch_algorithm import PatchLevel
 from patch_algorithm.data.dataset.description import DatasetInfo, StreamInfo, TokenizerInfo
 from patch_algorithm.data.tokens.identity import fingerprint

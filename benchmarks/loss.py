@@ -3,7 +3,7 @@
 Each round times all formulations once, in random order and in one process, so that whatever else the
 machine does hits all of them alike; a pair is two formulations of one round. Run it on an idle machine:
 
-    OMP_NUM_THREADS=1 python benchmarks/loss.py --out benchmarks/results
+    OMP_NUM_THREADS=1 python -m benchmarks.loss --out benchmarks/results
 
 Shapes: N positions, V vocabulary, K targets per position.
 """
@@ -23,10 +23,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pairs import Comparison, write_report
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.pairs import Comparison, write_report
 from patch_algorithm.loss import patch_cross_entropy
 
 Formulation = Callable[[Tensor, Tensor], Tensor]

@@ -9,13 +9,14 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Comparison", "write_report"]
+__all__ = ["HEAD", "Comparison", "command", "free_path", "hardware", "versions", "write_report"]
 
 _PACKAGES = ("patch-algorithm", "torch", "mosaicml", "llm-foundry", "transformers")
-_HEAD = (
+HEAD = (
     "| ratio | pairs | numerator ms | denominator ms | median ratio | 95 % interval | limit | verdict |",
     "|---|--:|--:|--:|--:|--:|--:|---|",
 )
@@ -54,8 +55,23 @@ class Comparison:
         if self.limit is None:
             return "no difference found" if low <= 1 <= high else "they differ"
         if high <= self.limit:
-            return "holds"
-        return "does not hold" if low > self.limit else "not decided on this machine"
+            return "met"
+        return "missed" if low > self.limit else "not decided on this machine"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is written as JSON: the summary, and the seconds of every pair."""
+        return {
+            "name": self.name,
+            "limit": self.limit,
+            "pairs": len(self.left),
+            "left_ms": float(np.median(self.left)) * 1e3,
+            "right_ms": float(np.median(self.right)) * 1e3,
+            "median": float(np.median(self.ratios())),
+            "interval": list(self.interval()),
+            "verdict": self.verdict(),
+            "left": [round(seconds, 6) for seconds in self.left],
+            "right": [round(seconds, 6) for seconds in self.right],
+        }
 
     def row(self) -> str:
         """A line of a Markdown table."""
@@ -71,17 +87,14 @@ class Comparison:
 def write_report(name: str, comparisons: list[Comparison], notes: list[str], folder: Path | None) -> None:
     """Prints a dated Markdown report, and writes it to ``folder`` if one is given."""
     today = datetime.date.today().isoformat()
-    versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     lines = [
         f"# {name}, {today}",
         "",
-        f"Command: `python {' '.join(sys.argv)}`",
+        f"Command: `{command()}`",
         "",
-        f"Machine: {_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, "
-        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}; "
-        f"Python {platform.python_version()}, {versions}.",
+        f"Machine: {hardware()}; {versions()}.",
         "",
-        *(_HEAD if comparisons else ()),
+        *(HEAD if comparisons else ()),
         *(comparison.row() for comparison in comparisons),
         *([""] if comparisons else ()),
         *(f"- {note}" for note in notes),
@@ -89,14 +102,39 @@ def write_report(name: str, comparisons: list[Comparison], notes: list[str], fol
     text = "\n".join(lines) + "\n"
     sys.stdout.write(text)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{today}-{name}.md"
-        number = 2
-        while path.exists():
-            path = folder / f"{today}-{name}-{number}.md"
-            number += 1
+        path = free_path(folder, f"{today}-{name}", ".md")
         path.write_text(text)
         sys.stdout.write(f"Written to {path}\n")
+
+
+def command() -> str:
+    """The command line of this process."""
+    module = Path(sys.argv[0]).stem
+    name = "benchmarks" if module == "__main__" else f"benchmarks.{module}"
+    return " ".join(["python -m", name, *sys.argv[1:]])
+
+
+def versions() -> str:
+    """Python's and the packages' versions."""
+    packages = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    return f"Python {platform.python_version()}, {packages}"
+
+
+def hardware() -> str:
+    """Processor, cores, load and threads."""
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, "
+        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
+    )
+
+
+def free_path(folder: Path, stem: str, suffix: str) -> Path:
+    """A path in a folder that is not taken; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, number = folder / f"{stem}{suffix}", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}{suffix}", number + 1
+    return path
 
 
 def _processor() -> str:

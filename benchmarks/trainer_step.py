@@ -3,7 +3,7 @@
 Two trainers live in one process and take steps in turn, so that whatever else the machine does hits
 both alike; each pair gives one ratio. Run it on an idle machine:
 
-    OMP_NUM_THREADS=2 python benchmarks/trainer_step.py --out benchmarks/results
+    OMP_NUM_THREADS=2 python -m benchmarks.trainer_step --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer import Callback, Logger, State, Trainer
+from composer import Callback, DataSpec, Logger, State, Trainer
 from composer.models import ComposerModel, HuggingFaceModel
-from pairs import Comparison, write_report
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.pairs import Comparison, write_report
 from patch_algorithm import PatchLevel
 from patch_algorithm.patching import fold_batch
 
 NEVER = "1_000_000ba"
+Make = Callable[[int, int], ComposerModel]
 
 
 class StepTimer(Callback):
@@ -45,8 +46,8 @@ class StepTimer(Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
-def mpt(vocabulary: int, positions: int) -> ComposerModel:
-    """MPT with about 12M parameters at a vocabulary of 8k."""
+def mpt(vocabulary: int, positions: int, **changes: Any) -> ComposerModel:
+    """MPT with about 12M parameters at a vocabulary of 8k; ``changes`` are of its config."""
     from llmfoundry.models.mpt.modeling_mpt import ComposerMPTCausalLM
 
     config: dict[str, Any] = dict(  # noqa: C408
@@ -62,7 +63,17 @@ def mpt(vocabulary: int, positions: int) -> ComposerModel:
         use_train_metrics=False,
         tokenizer=None,
     )
-    return ComposerMPTCausalLM(**config)
+    return ComposerMPTCausalLM(**(config | changes))
+
+
+def tiny(vocabulary: int, positions: int) -> ComposerModel:
+    """MPT that is no model at all, to see that everything runs."""
+    return mpt(vocabulary, positions, d_model=16, n_heads=2, n_layers=1)
+
+
+def twice(vocabulary: int, positions: int) -> ComposerModel:
+    """MPT of the width of :func:`mpt` with twice the layers."""
+    return mpt(vocabulary, positions, n_layers=16)
 
 
 def llama(vocabulary: int, positions: int) -> ComposerModel:
@@ -87,7 +98,9 @@ def loader(rows: int, tokens: int, vocabulary: int) -> DataLoader:
     return DataLoader(data, batch_size=rows)  # pyright: ignore[reportArgumentType]
 
 
-def trainer(model: ComposerModel, data: DataLoader, algorithms: list[Any]) -> tuple[Trainer, StepTimer]:
+def trainer(
+    model: ComposerModel, data: DataLoader | DataSpec, algorithms: list[Any]
+) -> tuple[Trainer, StepTimer]:
     """A trainer that takes one step per call of ``fit('1ba')``."""
     timer = StepTimer()
     made = Trainer(
@@ -131,40 +144,51 @@ def flops(side: tuple[Trainer, StepTimer]) -> int:
     return counter.get_total_flops()
 
 
-def measure(
-    make: Callable[[int, int], ComposerModel], args: argparse.Namespace
-) -> tuple[list[Comparison], list[str]]:
-    """All comparisons for one model."""
-    B, L, V, k = args.rows, args.positions, args.vocabulary, args.k
-    name = make.__name__
-    patch = trainer(make(V, L), loader(B, k * L, V), [PatchLevel(k=k, ratio=NEVER, seq_len=L)])
-    token = trainer(make(V, L), loader(B, L, V), [])
+def patch_side(make: Make, args: argparse.Namespace, k: int) -> tuple[Trainer, StepTimer]:
+    """A trainer that stays in the patch stage."""
+    B, L, V = args.rows, args.positions, args.vocabulary
+    return trainer(make(V, L), loader(B, k * L, V), [PatchLevel(k=k, ratio=NEVER, seq_len=L)])
+
+
+def token_side(make: Make, args: argparse.Namespace) -> tuple[Trainer, StepTimer]:
+    """A stock trainer on as many positions."""
+    return trainer(
+        make(args.vocabulary, args.positions), loader(args.rows, args.positions, args.vocabulary), []
+    )
+
+
+def patch_against_token(make: Make, args: argparse.Namespace, k: int) -> tuple[list[Comparison], list[str]]:
+    """A patch step against a token step, its FLOPs and its folding."""
+    B, L, V, name = args.rows, args.positions, args.vocabulary, make.__name__
+    patch, token = patch_side(make, args, k), token_side(make, args)
     size = sum(p.numel() for p in token[0].state.model.parameters())
-    results = [compare(f"{name}: patch step / token step, same positions", 1.05, patch, token, args.pairs)]
-    notes = [
-        f"{name}: {size / 1e6:.1f}M parameters, {B} rows of {L} positions, k={k}, vocabulary {V}.",
-        f"{name}: FLOPs of a patch step / a token step: {flops(patch) / flops(token):.4f}.",
-    ]
+    label = f"{name}: patch step, k={k} / token step, same positions"
+    results = [compare(label, 1.02, patch, token, args.pairs)]
     batch = next(iter(loader(B, k * L, V)))
     start = time.perf_counter()
     for _ in range(100):
         fold_batch(batch, k)
     fold = (time.perf_counter() - start) / 100
     step = sorted(patch[1].seconds)[len(patch[1].seconds) // 2]
-    notes.append(f"{name}: folding a batch takes {fold * 1e3:.3f} ms, {fold / step:.2%} of a patch step.")
-    after = trainer(make(V, L), loader(B, L, V), [PatchLevel(k=k, ratio="1ba", seq_len=L)])
-    results.append(
-        compare(f"{name}: token step after the switch / stock", None, after, token_again(token), args.pairs)
-    )
-    for side in (patch, token, after):
+    notes = [
+        f"{name}, k={k}: {size / 1e6:.1f}M parameters, {B} rows of {L} positions, vocabulary {V}; FLOPs of a "
+        f"patch step / a token step {flops(patch) / flops(token):.4f}; folding a batch {fold * 1e3:.3f} ms, "
+        f"{fold / step:.2%} of a patch step."
+    ]
+    for side in (patch, token):
         side[0].close()
     return results, notes
 
 
-def token_again(side: tuple[Trainer, StepTimer]) -> tuple[Trainer, StepTimer]:
-    """The same stock trainer, with an empty record."""
-    side[1].seconds.clear()
-    return side
+def after_switch(make: Make, args: argparse.Namespace) -> Comparison:
+    """A token step after the switch against stock."""
+    B, L, V = args.rows, args.positions, args.vocabulary
+    after = trainer(make(V, L), loader(B, L, V), [PatchLevel(k=4, ratio="1ba", seq_len=L)])
+    stock = token_side(make, args)
+    found = compare(f"{make.__name__}: token step after the switch / stock", None, after, stock, args.pairs)
+    for side in (after, stock):
+        side[0].close()
+    return found
 
 
 def main() -> None:
@@ -183,8 +207,8 @@ def main() -> None:
     results: list[Comparison] = []
     notes: list[str] = []
     for make in (globals()[name] for name in args.models):
-        compared, said = measure(make, args)
-        results += compared
+        compared, said = patch_against_token(make, args, args.k)
+        results += [*compared, after_switch(make, args)]
         notes += said
     write_report("trainer-step", results, notes, args.out)
 

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from patch_algorithm.patching.batches import PATCH_IDS
 
-__all__ = ["FoldedIds"]
+__all__ = ["FoldedIds", "refuse_edits"]
 
 
 class FoldedIds:
     """Checks that ``input_ids`` are still the first tokens of the patches that stand for them.
 
-    On an accelerator the answer is waited for once a fit, at the first microbatch. After that it is
-    gathered on the device and read at the end of each step.
+    What lies on an accelerator is compared there, and the answer is read with the loss at the end of the
+    step. In the first step of a fit it is read once more, after the backward and before weights change.
     """
 
     def __init__(self) -> None:
@@ -37,31 +37,37 @@ class FoldedIds:
         Raises:
             ValueError: If its ids were edited.
         """
+        self._edited = None  # a step that ran out of memory is tried again
         patches_BPK = batch.get(PATCH_IDS) if isinstance(batch, Mapping) else None
         if isinstance(patches_BPK, Tensor) and patches_BPK.device.type == "cpu":
-            _refuse(bool(_edited(batch)))
+            refuse_edits(bool(_edited(batch)))
 
     def check_microbatch(self, batch: Mapping[str, Any]) -> None:
-        """Checks a microbatch that the model has just read.
+        """Compares a microbatch that the model has just read.
 
         Raises:
-            ValueError: If its ids were edited.
+            ValueError: If its ids were edited, and lie where nobody waits to see it.
         """
         edited = _edited(batch)
-        if edited.device.type == "cpu" or not self._has_waited:
-            self._has_waited = True
-            _refuse(bool(edited))
-            return
-        self._edited = edited if self._edited is None else self._edited | edited
+        if edited.device.type == "cpu":
+            refuse_edits(bool(edited))
+        else:
+            self._edited = edited if self._edited is None else self._edited | edited
 
-    def check_step(self) -> None:
-        """Reads what the microbatches of a step have gathered.
+    def check_before_update(self) -> None:
+        """Reads the answer if this is the first step of a fit.
 
         Raises:
-            ValueError: If the ids of one of them were edited.
+            ValueError: If the ids of a microbatch were edited.
         """
+        if self._edited is not None and not self._has_waited:
+            self._has_waited = True
+            refuse_edits(bool(self._edited))
+
+    def take(self) -> Tensor | None:
+        """The answer of the step, on its device; ``None`` where nothing is left to read."""
         edited, self._edited = self._edited, None
-        _refuse(edited is not None and bool(edited))
+        return edited
 
 
 def _edited(batch: Mapping[str, Any]) -> Tensor:
@@ -74,7 +80,12 @@ def _edited(batch: Mapping[str, Any]) -> Tensor:
     return (ids_BP != patches_BPK[..., 0]).any()
 
 
-def _refuse(edited: bool) -> None:
+def refuse_edits(edited: bool) -> None:
+    """Refuses a batch whose ids were edited.
+
+    Raises:
+        ValueError: If they were.
+    """
     if edited:
         raise ValueError(
             "'input_ids' were changed after patch_level folded the batch (by a callback or "

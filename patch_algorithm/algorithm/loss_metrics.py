@@ -6,17 +6,43 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from composer.utils import dist
 from torch import Tensor
 
+from patch_algorithm.common.step_sums import StepSums, added_up
 from patch_algorithm.loss.cross_entropy import PatchLoss
 
-__all__ = ["LossTally"]
+__all__ = ["LossTally", "StepLoss"]
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of a step, of all ranks.
+
+    Attributes:
+        sum: Cross-entropy in nats, summed over the valid pairs of position and target.
+        count: Valid pairs.
+        hits: Those whose target is the position's most likely token.
+        edited: On how many ranks the ids of a microbatch were changed.
+    """
+
+    sum: float
+    count: float
+    hits: float
+    edited: float
+
+    def metrics(self) -> dict[str, float]:
+        """Loss, perplexity and accuracy."""
+        mean = self.sum / max(self.count, 1)
+        return {
+            "patch_level/loss": mean,
+            "patch_level/perplexity": math.exp(min(mean, 700.0)),  # beyond that a float overflows
+            "patch_level/token_accuracy": self.hits / max(self.count, 1),
+        }
 
 
 @dataclass
 class LossTally:
-    """Collects the parts of :class:`.PatchLoss` and makes metrics of them."""
+    """Collects the parts of :class:`.PatchLoss` on the device, and reads them once a step."""
 
     _parts: list[Tensor] = field(default_factory=list)
 
@@ -29,19 +55,20 @@ class LossTally:
         dtype = loss.sum.dtype
         self._parts.append(torch.stack([loss.sum.detach(), loss.count.to(dtype), loss.hits.to(dtype)]))
 
-    def metrics(self) -> dict[str, float]:
-        """Loss, perplexity and accuracy of the step, from all ranks: a collective call."""
+    def read(self, sums: StepSums, edited: Tensor | None = None) -> StepLoss | None:
+        """The step's loss from all ranks: a collective call, and the one wait for the device.
+
+        Args:
+            sums: The trainer's.
+            edited: Scalar boolean, whether the ids of a microbatch were changed; ``None`` if not in doubt.
+
+        Returns:
+            ``None`` if there was no microbatch.
+        """
         if not self._parts:
-            return {}
-        # Added up in float64, for which some devices (mps) have no type: on the CPU.
-        sums = torch.stack(self._parts).cpu().double().sum(dim=0)
-        if dist.get_world_size() > 1:
-            sums = sums.to(self._parts[0])
-            dist.all_reduce(sums, reduce_operation="SUM")
-        loss_sum, count, hits = sums.tolist()
-        mean = loss_sum / max(count, 1)
-        return {
-            "patch_level/loss": mean,
-            "patch_level/perplexity": math.exp(min(mean, 700.0)),  # beyond that a float overflows
-            "patch_level/token_accuracy": hits / max(count, 1),
-        }
+            return None
+        parts_N3 = torch.stack(self._parts)
+        if edited is None:
+            edited = torch.zeros((), dtype=torch.bool, device=parts_N3.device)
+        sums.put("patch_level", torch.cat([added_up(parts_N3), edited[None]]))
+        return StepLoss(*sums.take("patch_level"))

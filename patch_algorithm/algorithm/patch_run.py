@@ -15,13 +15,14 @@ from torch import Tensor
 from patch_algorithm.algorithm.banner import end_of_stage
 from patch_algorithm.algorithm.batch_checks import check_positions
 from patch_algorithm.algorithm.end_of_stage import EndOfStage
-from patch_algorithm.algorithm.folded_ids import FoldedIds
+from patch_algorithm.algorithm.folded_ids import FoldedIds, refuse_edits
 from patch_algorithm.algorithm.loss_metrics import LossTally
 from patch_algorithm.algorithm.optimizer_reset import refuse_unresettable, reset_moments
 from patch_algorithm.algorithm.row_folding import RowFolder
 from patch_algorithm.algorithm.run_checks import findings_at_start
 from patch_algorithm.algorithm.stage_memory import StageMemory
 from patch_algorithm.common.announce import announce, warn
+from patch_algorithm.common.step_sums import StepSums
 from patch_algorithm.loss import TargetWeights, patch_cross_entropy, target_weights
 from patch_algorithm.model_access import ModelHooks, context_length, refuse_unsupported, unwrap
 from patch_algorithm.model_access.loss_call import logits_of
@@ -44,6 +45,7 @@ _PATCH_STAGE = frozenset(
         Event.BEFORE_LOSS,
         Event.AFTER_LOSS,
         Event.AFTER_BACKWARD,
+        Event.AFTER_TRAIN_BATCH,
         Event.EPOCH_END,
     }
 )
@@ -243,13 +245,21 @@ class PatchRun:
         self._model_hooks.check_backward()
         self._model_hooks.disarm()
 
+    def _on_after_train_batch(self, state: State, logger: Logger) -> None:
+        self._folded_ids.check_before_update()
+
     def _on_batch_end(self, state: State, logger: Logger) -> None:
         if self.timeline.in_patch_stage:
-            logger.log_metrics(self._tally.metrics(), step=_step(state))
-            self._folded_ids.check_step()
+            self._read_loss(state, logger)
             self._check_optimizers(state)
         self._log_progress(state, logger)
         self._advance(state, next_step(state))
+
+    def _read_loss(self, state: State, logger: Logger) -> None:
+        loss = self._tally.read(StepSums.of(state), self._folded_ids.take())
+        if loss is not None:
+            logger.log_metrics(loss.metrics(), step=_step(state))
+            refuse_edits(loss.edited > 0)
 
     def _check_optimizers(self, state: State) -> None:
         # Before the first step optimizers have no state to look at, and at the switch it is late.

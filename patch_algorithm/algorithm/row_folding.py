@@ -23,7 +23,7 @@ from patch_algorithm.algorithm.batch_checks import (
 from patch_algorithm.common.announce import announce, warn
 from patch_algorithm.loss import TargetWeights
 from patch_algorithm.model_access.reading import context_length, unused_documents, unwrap, used_document_keys
-from patch_algorithm.patching.batches import PATCH_MASK, cut_batch, fold_batch
+from patch_algorithm.patching.batches import PATCH_MASK, cut_batch, fold_batch, keep_pinned
 from patch_algorithm.stages.compute import PositionCount
 from patch_algorithm.stages.plan import StagePlan
 from patch_algorithm.stages.timeline import Timeline
@@ -84,10 +84,11 @@ class RowFolder:
         keys = used_document_keys(batch, unwrap(state.model))
         if not self._told_of_documents and unused_documents(batch, keys):
             self._warn_of_documents()
+        loaded = batch
         if T > piece:
             batch = cut_batch(batch, piece, keys)
         if not in_patches:
-            return batch
+            return keep_pinned(loaded, batch)
         sides = self.plan.sides
         folded = fold_batch(
             batch,
@@ -100,7 +101,7 @@ class RowFolder:
             self._tell_of_documents(batch, folded)
         if not any(scored := folded["loss_generating_tokens"]):
             scored[:1] = [1]  # rows are too short: Composer divides by the sum, and the patch loss is 0
-        return folded
+        return keep_pinned(loaded, folded)
 
     def at_token_level(self, batch: Any, state: State) -> Any:
         """The batch as the token stage will have it."""

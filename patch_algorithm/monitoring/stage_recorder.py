@@ -13,6 +13,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from patch_algorithm.common.announce import announce
+from patch_algorithm.common.step_sums import StepSums
 from patch_algorithm.model_access.flops import FlopCounter, flop_counter
 from patch_algorithm.model_access.reading import unwrap
 from patch_algorithm.monitoring.moment import Moment
@@ -23,6 +24,7 @@ from patch_algorithm.stages.trainer_clock import raw_tokens, raw_tokens_of_last_
 __all__ = ["Moment", "StageRecorder"]
 
 _TRAIN_LOSS = "loss/train/total"
+_SUMS = "stage_recorder"
 _EVAL_LOSS = "LanguageCrossEntropy"
 
 
@@ -96,6 +98,8 @@ class StageRecorder(Callback):
             torch.cuda.reset_peak_memory_stats()
         flops = self._count_flops(state.batch) if self._count_flops is not None else 0.0
         self._batch = Cost(positions=_positions(state.batch), flops=flops)
+        # Added up with what the algorithm reads of the step, so that both wait for the device once.
+        StepSums.of(state).put(_SUMS, (self._batch.positions, flops))
 
     def before_backward(self, state: State, logger: Logger) -> None:
         """Looks at the memory where it is fullest; a GPU keeps the peak itself."""
@@ -189,11 +193,7 @@ class StageRecorder(Callback):
 
     def _counted(self, state: State) -> Cost:
         tokens = raw_tokens_of_last_step(state)
-        positions, flops = self._batch.positions, self._batch.flops
-        if dist.get_world_size() > 1:
-            both = state.device.tensor_to_device(torch.tensor([positions, flops], dtype=torch.float64))
-            dist.all_reduce(both, reduce_operation="SUM")
-            positions, flops = both.tolist()
+        positions, flops = StepSums.of(state).take(_SUMS)
         return Cost(
             steps=1,
             seconds=state.timestamp.batch_wct.total_seconds(),

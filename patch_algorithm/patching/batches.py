@@ -23,7 +23,7 @@ from patch_algorithm.patching.rows import (
     require_multiple,
 )
 
-__all__ = ["PATCH_IDS", "PATCH_MASK", "PATCH_TARGETS", "cut_batch", "fold_batch"]
+__all__ = ["PATCH_IDS", "PATCH_MASK", "PATCH_TARGETS", "cut_batch", "fold_batch", "keep_pinned"]
 
 PATCH_IDS = "patch_ids"
 """Batch key of the folded token ids, ``[B, P, K]``."""
@@ -157,6 +157,24 @@ def fold_batch(
         folded[_TOTAL] = _real_tokens(batch["input_ids"], mask_BT)
     folded[_SCORED] = (targets_BPK != IGNORE_INDEX).sum(dim=(1, 2)).tolist()
     return folded
+
+
+def keep_pinned(batch: Mapping[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """Pins what was made of a pinned batch, so that its copies to a GPU still need no waiting.
+
+    Args:
+        batch: What the data loader gave.
+        made: What :func:`cut_batch` or :func:`fold_batch` made of it: partly views, partly new tensors.
+
+    Returns:
+        ``made`` itself where the batch is not pinned.
+    """
+    if not batch["input_ids"].is_pinned():
+        return made
+    return {
+        key: value.pin_memory() if isinstance(value, Tensor) and not value.is_pinned() else value
+        for key, value in made.items()
+    }
 
 
 def _padded(rows_BT: Tensor, missing: int, value: int) -> Tensor:

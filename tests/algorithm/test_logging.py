@@ -13,6 +13,7 @@ from composer.loggers import InMemoryLogger
 from patch_algorithm import PatchLevel
 from patch_algorithm.algorithm import patch_run
 from patch_algorithm.algorithm.loss_metrics import LossTally
+from patch_algorithm.common.step_sums import StepSums
 from patch_algorithm.loss.cross_entropy import PatchLoss, patch_cross_entropy
 from tests.runs.short import (
     Watch,
@@ -214,11 +215,15 @@ def test_a_list_of_weights_reaches_the_loss_and_the_banner(
 class OnMps(torch.Tensor):
     """Stands for a tensor on a device without float64."""
 
+    @property
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return torch.device("mps")
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.Tensor.cpu:
-            return args[0].as_subclass(torch.Tensor)
+        if func is torch.Tensor.to:  # it is there already
+            args = args[0], args[-1]
         result = super().__torch_function__(func, types, args, kwargs)
         if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
             raise TypeError("the MPS framework does not support float64")
@@ -233,6 +238,7 @@ def test_devices_without_float64_are_counted_on() -> None:
     for loss_sum, count, hits in ((30.0, 10, 4), (2.0, 6, 2)):
         parts = on_mps(loss_sum, torch.float32), on_mps(count, torch.int64), on_mps(hits, torch.int64)
         tally.add(PatchLoss(*parts))
-    found = tally.metrics()
-    assert found["patch_level/loss"] == 2
-    assert found["patch_level/token_accuracy"] == 6 / 16
+    loss = tally.read(StepSums(torch.device("mps")), torch.tensor(False).as_subclass(OnMps))
+    assert loss is not None
+    assert loss.metrics()["patch_level/loss"] == 2
+    assert loss.metrics()["patch_level/token_accuracy"] == 6 / 16

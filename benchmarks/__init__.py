@@ -1,0 +1,1 @@
+"""What patch-level training costs beside ordinary training, measured."""
