@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint import state_dict_loader as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -74,13 +75,17 @@ def _full(path: Path) -> Any:
 
 def _sharded(path: Path) -> Any:
     metadata = FileSystemReader(path).read_metadata()
+    _require_whole_files(path, metadata.storage_data)
     wanted: dict[str, Any] = {}
     for name, stored in metadata.state_dict_metadata.items():
         if name.startswith(tuple(f"state.{part}" for part in _NEEDED)):
             is_tensor = isinstance(stored, TensorStorageMetadata)
             wanted[name] = torch.empty(stored.size, dtype=stored.properties.dtype) if is_tensor else None
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    dcp.load(wanted, checkpoint_id=path, planner=planner, no_dist=True)
+    try:
+        dcp.load(wanted, checkpoint_id=path, planner=planner, no_dist=True)
+    except CheckpointException as error:  # which is no Exception
+        raise ValueError("; ".join(str(failure) for failure, _ in error.failures.values())) from error
     paths: Mapping[str, tuple[Any, ...]] = metadata.planner_data or {}
     nested: dict[Any, Any] = {}
     for name, value in wanted.items():
@@ -90,6 +95,15 @@ def _sharded(path: Path) -> Any:
             below = below.setdefault(key, {})
         below[last] = value
     return _with_lists(nested).get("state")
+
+
+def _require_whole_files(path: Path, stored: Mapping[Any, Any]) -> None:
+    ends: dict[str, int] = {}
+    for part in stored.values():
+        ends[part.relative_path] = max(ends.get(part.relative_path, 0), part.offset + part.length)
+    for name, end in ends.items():
+        if (size := (path / name).stat().st_size) < end:
+            raise ValueError(f"{name} has {size:,} bytes and should have {end:,}")
 
 
 def _with_lists(value: Any) -> Any:

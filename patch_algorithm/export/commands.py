@@ -27,6 +27,7 @@ def add_check_export(app: typer.Typer) -> None:
             "patch-level check-export runs/my-run/huggingface/ba450",
             "patch-level check-export runs/my-run/huggingface/ba450 --checkpoint runs/my-run/latest-rank0.pt",
             "patch-level check-export runs/mpt/huggingface/ba450 --trust-remote-code --fix",
+            "patch-level check-export DIR --checkpoint C --config run.yaml --card --results results.json",
             codes=("0 as it should be, or warnings only", "1 an error was found", "2 bad input"),
         ),
     )(check_export)
@@ -71,21 +72,50 @@ def check_export(
             rich_help_panel=_EXPORT,
         ),
     ] = False,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card",
+            help="Write a model card, README.md, into the folder, if no error was found. Needs --checkpoint "
+            "or --config.",
+            rich_help_panel=_CARD,
+        ),
+    ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Results for the card, as JSON of lm-evaluation-harness.",
+            rich_help_panel=_CARD,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing card.", rich_help_panel=_CARD)
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
 ) -> None:
     """Check that an exported folder is the model that was trained, and loads as it.
 
     Loads it in plain transformers; with --checkpoint its weights and logits are compared. Nothing is changed
-    without --fix.
+    without --fix or --card.
     """
     with errors_as_exit_codes("check-export"):
         # Imported here: the help text shall not wait for transformers.
         from transformers.utils import logging
 
         from patch_algorithm.checks import Severity, rendering
+        from patch_algorithm.export.card import read_results, render_card, require_no_card, write_card
         from patch_algorithm.export.check import check_export as check_folder
         from patch_algorithm.export.check import mend
+        from patch_algorithm.planning.run_file import RunFile
 
+        measured = read_results(results) if results is not None else ()
+        if (results is not None or overwrite) and not card:
+            raise ValueError("--results and --overwrite are for a card; add --card.")
+        if card and checkpoint is None and config is None:
+            raise ValueError("A card says how the model was trained: give --checkpoint, --config or both.")
+        if card:
+            require_no_card(folder, overwrite)
         logging.set_verbosity_error()  # advice to the authors of models
         check = partial(
             check_folder, folder, checkpoint, config, force=force, trust_remote_code=trust_remote_code
@@ -93,11 +123,17 @@ def check_export(
         report = check()
         if fix and (changes := mend(report)):
             report = check(changes=changes)
+        failed = any(one.severity is Severity.error for one in report.findings)
         if as_json:
             content = rendering.as_json(report.findings, **report.to_json())
             typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
         else:
             width = min(shutil.get_terminal_size().columns, 110)
             typer.echo(f"{report.to_text()}\n\n{rendering.as_report(report.findings, width)}")
-        if any(one.severity is Severity.error for one in report.findings):
+        if card and failed:
+            typer.echo("No card was written: errors first.", err=True)
+        elif card:
+            run = None if config is None else RunFile.read(config)
+            typer.echo(f"Written: {write_card(folder, render_card(report, run, measured))}", err=True)
+        if failed:
             raise typer.Exit(1)

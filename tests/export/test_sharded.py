@@ -1,0 +1,53 @@
+"""Exports of runs in FSDP2 against both kinds of checkpoint that it saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.export.runs import check, export_of, found
+from tests.ranks import on_ranks
+
+pytestmark = [pytest.mark.slow, pytest.mark.launcher]
+NAMES = ("mpt", "llama", "gpt2", "olmoe")
+CHECKPOINT = {"sharded": "ep0-ba{}", "full": "ep0-ba{}-rank0.pt"}
+
+
+@pytest.fixture(scope="module", params=CHECKPOINT)
+def runs(request: pytest.FixtureRequest, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    folder, kind = tmp_path_factory.mktemp("runs"), request.param
+    arguments = (str(corpus), str(folder), kind, *NAMES)
+    on_ranks(2, "tests.export.sharded_run", tmp_path_factory.mktemp("ranks"), *arguments)
+    return folder, CHECKPOINT[kind]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_is_its_checkpoint(name: str, runs: tuple[Path, str]) -> None:
+    folder, checkpoint = runs
+    run = folder / name
+    report = found(check(export_of(run), "--checkpoint", run / checkpoint.format(4), "--json"))
+    compared = report["comparison"]
+    assert compared["largest_difference"] <= compared["tolerance"] < 1e-2
+    assert compared["weights_that_differ"] == []
+    assert [stage["k"] for stage in report["training"]["stages"]] == [4, 1]
+    assert report["ids"].get("error", []) == (["export-misread"] if name == "mpt" else [])
+    other = check(export_of(run, 2), "--checkpoint", run / checkpoint.format(4), "--json")
+    assert found(other)["ids"]["error"][0] == "export-differs"
+    refused = check(export_of(run, 2), "--checkpoint", run / checkpoint.format(2))
+    assert refused.exit_code == 2
+    assert "is of a patch stage (k=4" in refused.stderr
+
+
+def test_a_sharded_checkpoint_that_lacks_a_part(runs: tuple[Path, str]) -> None:
+    folder, checkpoint = runs
+    saved = folder / "llama" / checkpoint.format(2)
+    if saved.is_file():
+        pytest.skip("a full checkpoint is one file")
+    part = saved / "__1_0.distcp"
+    part.write_bytes(part.read_bytes()[:-100])
+    for harm in (lambda: None, part.unlink):
+        harm()
+        refused = check(export_of(folder / "llama"), "--checkpoint", saved)
+        assert refused.exit_code == 2
+        assert "it is damaged, cut short" in refused.stderr
