@@ -28,18 +28,20 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from patch_algorithm.loss import patch_cross_entropy, triton_kernels
-from patch_algorithm.loss.fused import choices
+from patch_algorithm.loss.fused import SUMMED_AT_ONCE, choices
 
 ARCHITECTURES = {80: "A100", 90: "H100", 100: "B200"}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KERNELS: dict[str, Any] = {
     "forward": triton_kernels.forward_kernel,
     "backward": triton_kernels.backward_kernel,
+    "sum": triton_kernels.sum_kernel,
 }
 B, P, K = 8, 1024, 4
 _TYPES = {
     "logits": None, "grad": None, "targets": "i64", "weights": "fp32", "max": "fp32", "sum": "fp32",
     "loss": "fp32", "upstream": "fp32", "count": "i32", "hits": "i32",
+    "loss_out": "fp32", "count_out": "i64", "hits_out": "i64",
 }  # fmt: skip
 
 
@@ -60,8 +62,16 @@ class Compiled:
     spill_accesses: int
 
 
-def compiled(name: str, dtype: str, vocabulary: int, architecture: int, weighted: bool = False) -> Compiled:
-    """Compiles a kernel as a launch on contiguous logits would.
+def compiled(
+    name: str,
+    dtype: str,
+    vocabulary: int,
+    architecture: int,
+    weighted: bool = False,
+    k: int = K,
+    apart: bool = False,
+) -> Compiled:
+    """Compiles a kernel as a launch would.
 
     Args:
         name: One of :data:`KERNELS`.
@@ -69,37 +79,45 @@ def compiled(name: str, dtype: str, vocabulary: int, architecture: int, weighted
         vocabulary: V.
         architecture: Such as 90 for sm_90.
         weighted: Whether targets are weighted.
+        k: Targets per position.
+        apart: Whether a position's logits are not beside each other; else the logits are contiguous.
     """
-    kernel = KERNELS[name]
-    logits_BPV = torch.empty(B, P, vocabulary, dtype=DTYPES[dtype], device="meta")
-    constants = choices(logits_BPV, logits_BPV, K, weighted)
+    shape = (B, vocabulary, P) if apart else (B, P, vocabulary)
+    logits = torch.empty(shape, dtype=DTYPES[dtype], device="meta")
+    logits_BPV = logits.mT if apart else logits
+    constants = choices(logits_BPV, logits_BPV, k, weighted)
     options = {"num_warps": constants.pop("num_warps")}
+    if name == "sum":
+        constants = {"BLOCK": SUMMED_AT_ONCE}
     strides = dict(zip(("sb", "sp", "sv"), logits_BPV.stride(), strict=True))
-    numbers = {"P": P, "V": vocabulary, "K": K, "ignore_index": -100}
+    numbers = {"P": P, "V": vocabulary, "K": k, "N": B * P, "ignore_index": -100}
     numbers |= {f"{of}_{axis}": stride for of in ("logit", "grad") for axis, stride in strides.items()}
-    numbers |= {"target_sb": P * K, "target_sp": K, "target_sk": 1}
+    numbers |= {"target_sb": P * k, "target_sp": k, "target_sk": 1}
+    source = _source(KERNELS[name], dtype, numbers, constants, weighted)
+    target = GPUTarget("cuda", architecture, 32)
+    return _read(triton.compile(source, target=target, options=options).asm["cubin"])
+
+
+def _source(
+    kernel: Any, dtype: str, numbers: dict[str, int], constants: dict[str, Any], weighted: bool
+) -> ASTSource:
+    """Types of the arguments as Triton's launcher finds them; it treats 1 and multiples of 16 apart."""
     signature: dict[str, str] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for index, argument in enumerate(kernel.arg_names):
-        signature[argument] = "constexpr"
-        if argument.endswith("_ptr"):
-            if argument == "weights_ptr" and not weighted:
-                constants[argument] = None
-                continue
+        special = argument not in kernel.do_not_specialize
+        number = numbers.get(argument)
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif (argument == "weights_ptr" and not weighted) or (number == 1 and special):
+            signature[argument], constants[argument] = "constexpr", number
+        elif number is None:
             signature[argument] = f"*{_TYPES[argument.removesuffix('_ptr')] or dtype}"
-            attributes[(index,)] = [["tt.divisibility", 16]]
-        elif argument not in constants:
-            number, special = numbers[argument], argument not in kernel.do_not_specialize
-            if number == 1 and special:
-                constants[argument] = 1
-                continue
+        else:
             signature[argument] = "i32" if number < 2**31 else "i64"
-            if special and number % 16 == 0:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    return _read(
-        triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options).asm["cubin"]
-    )
+        if signature[argument] != "constexpr" and special and (number or 0) % 16 == 0:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
 
 
 def _read(cubin: bytes) -> Compiled:
@@ -123,7 +141,7 @@ def rows() -> Iterator[str]:
     """The table, as Markdown."""
     yield "| kernel | logits | vocabulary | registers, sm_80 to sm_100 | spilled bytes | 16 bytes wide |"
     yield "|---|---|--:|---|--:|---|"
-    for name in KERNELS:
+    for name in ("forward", "backward"):
         for dtype in DTYPES:
             for vocabulary in (50_304, 50_257):
                 all_of = [compiled(name, dtype, vocabulary, one) for one in ARCHITECTURES]

@@ -15,12 +15,12 @@ from torch import Tensor
 from patch_algorithm.loss import triton_kernels
 from patch_algorithm.loss.chunked import refuse_second_derivative
 
-__all__ = ["FusedPatchCrossEntropy", "choices"]
+__all__ = ["SUMMED_AT_ONCE", "WARPS", "FusedPatchCrossEntropy", "choices"]
 
 WARPS = 8
+SUMMED_AT_ONCE = 1024
 _TILE_BYTES = 8192  # two loads of 16 bytes for each thread
 _GROUP_BYTES = 16
-_SUMMED_AT_ONCE = 1024
 
 # Triton's launchers have no types.
 _forward_kernel: Any = triton_kernels.forward_kernel
@@ -82,7 +82,7 @@ class FusedPatchCrossEntropy(torch.autograd.Function):
                     P, V, K, ignore_index, *logits_BPV.stride(), *targets_BPK.stride(),
                     **choices(logits_BPV, logits_BPV, K, weights_K is not None),
                 )  # fmt: skip
-            _sum_kernel[(1,)](loss_N, count_N, hits_N, total, count, hits, B * P, BLOCK=_SUMMED_AT_ONCE)
+            _sum_kernel[(1,)](loss_N, count_N, hits_N, total, count, hits, B * P, BLOCK=SUMMED_AT_ONCE)
         ctx.save_for_backward(logits_BPV, targets_BPK, weights_K, max_N, sum_N)
         ctx.ignore_index = ignore_index
         ctx.mark_non_differentiable(count, hits)

@@ -66,6 +66,33 @@ def test_rows_that_start_anywhere_are_read_as_widely(name: str, architecture: in
     assert name == "forward" or found.accesses["STG.E.128"] >= 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize(
+    ("dtype", "vocabulary", "k", "apart"),
+    [
+        ("fp32", 1, 1, False),
+        ("bf16", 7, 3, False),
+        ("fp16", 300, 16, False),
+        ("bf16", 262_144, 8, False),
+        ("bf16", 50_257, 4, True),
+        ("fp32", 50_304, 4, True),
+    ],
+)
+def test_other_shapes_compile(name: str, dtype: str, vocabulary: int, k: int, apart: bool) -> None:
+    """The interpreter knows no types, so that what it runs need not compile."""
+    from benchmarks.kernels import compiled
+
+    found = compiled(name, dtype, vocabulary, 90, weighted=k == 3, k=k, apart=apart)
+    assert found.spilled == 0 or vocabulary < 256  # toys may spill
+
+
+def test_the_sum_over_positions_compiles_without_spills() -> None:
+    from benchmarks.kernels import compiled
+
+    assert compiled("sum", "bf16", 50_304, 90).spilled == 0
+
+
 def test_a_logit_is_moved_three_times_by_the_fused_kernels_and_33_times_by_torch() -> None:
     """Read, read, written: half of what one ordinary cross-entropy moves."""
     from benchmarks.kernels import moved
