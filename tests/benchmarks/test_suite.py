@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import ROOT, build_parser, run_suite
+from benchmarks.fsdp import notes_of
 from benchmarks.pages import BEGIN, END, markdown, write_docs
 from benchmarks.pairs import Comparison, free_path
 from benchmarks.parts import PARTS
@@ -89,3 +90,28 @@ def test_help_names_the_parts_and_bad_input_is_said() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--quick measures nothing that counts" in done.stderr
+
+
+def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_what_the_times_of_sharded_steps_say() -> None:
+    found = {"parameters": 10**6, "gather": [0.01], "update": [0.02]}
+    found["steps"] = {"100": [0.14], "200": [0.24]}  # 40 ms + 1 ms a position
+    notes = notes_of(found)
+    assert "40.0 ms + P * 1.0000 ms" in notes[1]
+    assert notes[2].startswith("P=100: 140.0 ms, of which the part that does not shrink is 29%")
+
+
+@pytest.mark.slow
+def test_the_scripts_for_shards_and_for_gpus_run_here(tmp_path: Path) -> None:
+    sizes = "--turns 1 --positions 8 16 --layers 1 --width 32 --vocabulary 64"
+    done = run_module("benchmarks.fsdp", *sizes.split())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "P=16" in done.stdout
+    done = run_module("benchmarks.gpu", "--dry-run", "--profile", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "tiny, sdpa, k=4" in done.stdout
+    assert len(list(tmp_path.iterdir())) == 3
