@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import start_processes
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.pairs import write_report
@@ -124,7 +124,7 @@ def main() -> None:
     if len(set(args.positions)) < 2 or args.turns < 1:
         parser.error("--positions needs two different numbers for a line through them, --turns at least 1")
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(on_rank, (folder, args), RANKS, start_method="spawn")
+        start_processes(on_rank, (folder, args), RANKS, start_method="spawn")
         found = json.loads(Path(folder, "found.json").read_text())
     write_report("fsdp", [], notes_of(found), args.out)
 

@@ -84,7 +84,7 @@ def loader(quick: bool) -> Found:
 
     args = Namespace(pairs=PAIRS, rows=8, row_tokens=8192, batches=16, workers=2, data_rows=4096)
     if quick:
-        args = Namespace(pairs=QUICK_PAIRS, rows=2, row_tokens=64, batches=1, workers=0, data_rows=32)
+        args = Namespace(pairs=QUICK_PAIRS, rows=2, row_tokens=64, batches=1, workers=1, data_rows=32)
     with tempfile.TemporaryDirectory() as folder:
         return measure(Path(folder), args)
 
