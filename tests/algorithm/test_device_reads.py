@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from patch_algorithm import PatchLevel
 from patch_algorithm.algorithm.loss_metrics import LossTally
+from patch_algorithm.common import step_sums
+from patch_algorithm.common.step_sums import StepSums
 from patch_algorithm.loss import patch_cross_entropy, target_weights
 from patch_algorithm.model_access.flops import flop_counter
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
@@ -89,14 +91,16 @@ def test_a_patch_step_is_read_once_at_its_end(microbatch: int, callbacks: list[A
     assert at_backward[: 4 // microbatch] == [0] * (4 // microbatch)
 
 
-def test_with_the_monitor_several_ranks_add_up_and_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process that says it is two, of which the other does nothing."""
-    from patch_algorithm.common import step_sums
-    from patch_algorithm.common.step_sums import StepSums
+@pytest.fixture
+def reduced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Says that there are two ranks, one of which does nothing; holds how many numbers each sum was of."""
+    sizes: list[int] = []
+    two = SimpleNamespace(get_world_size=lambda: 2, all_reduce=lambda t, **_: sizes.append(t.numel()))
+    monkeypatch.setattr(step_sums, "dist", two)
+    return sizes
 
-    reduced: list[int] = []
-    monkeypatch.setattr(step_sums.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(step_sums.dist, "all_reduce", lambda t, **_: reduced.append(t.numel()))
+
+def test_several_ranks_add_up_everything_at_once_and_read_it_once(reduced: list[int]) -> None:
     sums = StepSums(torch.device("cpu"))
     sums.put("recorder", (12.0, 3.5e15 + 1))
     sums.put("loss", torch.tensor([1.0, 2.0, 3.0]))
@@ -105,6 +109,19 @@ def test_with_the_monitor_several_ranks_add_up_and_read_once(monkeypatch: pytest
         assert sums.take("recorder") == [12.0, 3.5e15 + 1]
     assert reads.files == ["step_sums.py"]
     assert reduced == [5]
+
+
+def test_the_loss_and_the_monitor_share_one_collective_and_one_read(reduced: list[int]) -> None:
+    trainer = make_trainer(
+        make_rows(16, 32),
+        [PatchLevel(k=K, ratio="3ba", rehearse_switch=False)],
+        max_duration="5ba",
+        callbacks=[PatchMonitor()],
+    )
+    with Reads() as reads:
+        trainer.fit()
+    assert reads.files == ["step_sums.py"] * 5
+    assert reduced == [6, 6, 6, 2, 2]  # four of the loss, two of the monitor; after the switch those alone
 
 
 def test_one_rank_without_patches_reads_nothing() -> None:
