@@ -9,6 +9,7 @@ import typer
 from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
+from patch_algorithm.evaluation.commands import add_eval
 from patch_algorithm.export.commands import add_check_export
 from patch_algorithm.planning import commands as planning_commands
 from patch_algorithm.planning.plan_command import add_plan
@@ -27,6 +28,7 @@ planning_commands.add_commands(app)
 add_plan(app)
 app.command(no_args_is_help=True, rich_help_panel="After a run")(reporting_commands.report)
 add_check_export(app)
+add_eval(app)
 app.add_typer(data_commands.app, name="data", rich_help_panel="Data")
 
 

@@ -14,7 +14,7 @@ from patch_algorithm.cli import app
 
 COMMANDS = [
     [],
-    *([name] for name in ("recipe", "train", "doctor", "init", "prepare", "check-export")),
+    *([name] for name in ("recipe", "train", "doctor", "init", "prepare", "check-export", "eval")),
     *(["data", name] for name in ("convert", "info", "cat")),
 ]
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -48,7 +48,16 @@ def test_shell_completion_can_be_installed() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "'recipe', ", "'train', ", "'doctor', ", "'init', ", "'check-export', ", "'data', 'convert', "],
+    [
+        "",
+        "'recipe', ",
+        "'train', ",
+        "'doctor', ",
+        "'init', ",
+        "'check-export', ",
+        "'eval', ",
+        "'data', 'convert', ",
+    ],
 )
 def test_help_imports_nothing_heavy(command: str) -> None:
     heavy = {"torch", "transformers", "composer", "llmfoundry", "streaming", "omegaconf"}

@@ -12,11 +12,22 @@ import patch_algorithm
 PACKAGE = Path(patch_algorithm.__file__).parent
 # From the top floor down. A room may import those listed for it, and nothing else of the package.
 BELOW: dict[str, set[str]] = {
-    "cli": {"preflight", "train", "recipes", "planning", "reporting", "export", "data", "common"},
+    "cli": {
+        "preflight",
+        "train",
+        "recipes",
+        "planning",
+        "reporting",
+        "evaluation",
+        "export",
+        "data",
+        "common",
+    },
     "train": {"preflight", "checks", "monitoring", "common"},
     "recipes": {"planning", "checks", "common"},
     "registry": {"algorithm", "monitoring", "optim", "data"},
     "preflight": {"planning", "checks", "stages", "data", "common"},
+    "evaluation": {"export", "model_access", "data", "common"},
     "export": {"planning", "checks", "stages", "data", "common"},
     "planning": {"algorithm", "checks", "model_access", "monitoring", "optim", "stages", "data", "common"},
     "algorithm": {"checks", "model_access", "stages", "patching", "loss", "common"},

@@ -1,0 +1,142 @@
+"""The command ``patch-level eval``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patch_algorithm.common.command_line import errors_as_exit_codes, examples
+
+__all__ = ["add_eval"]
+
+_PRESETS = ("paper", "pile")
+_MODEL, _TEXT, _OUTPUT = "The model", "The text", "Output"
+
+
+def add_eval(app: typer.Typer) -> None:
+    """Adds the command to ``patch-level``."""
+    app.command(
+        "eval",
+        rich_help_panel="After a run",
+        no_args_is_help=True,
+        epilog=examples(
+            "patch-level eval runs/my-run/huggingface/ba450 --data wikitext103-test.jsonl",
+            "patch-level eval runs/my-run/latest-rank0.pt --preset pile --data ./pile-mds --out mine.json",
+            "patch-level eval --compare twin.json mine.json",
+            codes=("0 evaluated", "2 bad input; nothing is written", "130 interrupted"),
+        ),
+    )(evaluate)
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CHECKPOINT|EXPORT]",
+            help="An exported folder, or a Composer checkpoint, full or sharded.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Text (.txt, .jsonl, .parquet) for paper; a converted data set for pile.",
+            rich_help_panel=_TEXT,
+        ),
+    ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="paper: perplexity of text. pile: loss and bits per byte of each component.",
+            rich_help_panel=_TEXT,
+        ),
+    ] = "paper",
+    seq_len: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a window. [default: the model's context]", rich_help_panel=_TEXT),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="Tokens from one window to the next. [default: a window]", rich_help_panel=_TEXT),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="The split of a converted data set.", rich_help_panel=_TEXT)
+    ] = "val",
+    batch: Annotated[int, typer.Option(min=1, help="Windows at once.", rich_help_panel=_MODEL)] = 4,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run the Python code that the export brings, as MPT's does.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Compare two results that --out wrote, with bootstrap errors.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the result as JSON to a new file.", rich_help_panel=_OUTPUT),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
+) -> None:
+    """Measure a trained model on text: perplexity and bits per byte.
+
+    Or compare two results. Runs on a GPU where there is one.
+    """
+    with errors_as_exit_codes("eval"):
+        if compare is not None:
+            if model is not None or data is not None or out is not None:
+                raise ValueError("--compare takes two results, and no model, --data or --out.")
+            _compare(*compare, as_json)
+            return
+        _check(model, data, preset, out)
+        # Imported here: the help text shall not wait for transformers.
+        from transformers.utils import logging
+
+        from patch_algorithm.common.files import write_atomically
+        from patch_algorithm.evaluation.evaluate import evaluate as run
+        from patch_algorithm.evaluation.results import result_text
+
+        logging.set_verbosity_error()  # advice to the authors of models
+        result = run(
+            model or "", data or "", preset,
+            seq_len=seq_len, stride=stride, split=split, batch=batch, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        content = json.dumps(result, ensure_ascii=False)
+        if out is not None:
+            write_atomically(out, content + "\n")
+        typer.echo(content if as_json else result_text(result))
+
+
+def _check(model: str | None, data: str | None, preset: str, out: Path | None) -> None:
+    if preset not in _PRESETS:
+        near = difflib.get_close_matches(preset, _PRESETS, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"There is no preset {preset!r}; there are {', '.join(_PRESETS)}.{meant}")
+    if model is None or data is None:
+        raise ValueError("Expected a checkpoint or an export, and --data with the text to measure it on.")
+    if out is not None and out.exists():
+        raise ValueError(f"--out {out} exists, and is not overwritten. Give another file.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}.")
+
+
+def _compare(first: str, second: str, as_json: bool) -> None:
+    from patch_algorithm.evaluation.results import compare, differences_text, read_result
+
+    found = compare(read_result(first), read_result(second))
+    if as_json:
+        typer.echo(json.dumps([one._asdict() for one in found], indent=2))
+    else:
+        typer.echo(differences_text(first, second, found))
