@@ -57,7 +57,7 @@ def main(args: list[str], command: str = "patch_algorithm.train") -> int:
         (sys.stdout if args else sys.stderr).write(f"{__doc__}")
         return 0 if args else 2
     _settle_process()
-    from patch_algorithm.checks.told import already_told
+    from patch_algorithm.checks.shown import already_shown
     from patch_algorithm.preflight import check_start, prepare, read_config
 
     try:
@@ -74,7 +74,7 @@ def main(args: list[str], command: str = "patch_algorithm.train") -> int:
 
     _tell_of_idle_gpus(command)
     try:
-        with already_told(told):
+        with already_shown(told):
             train_from_yaml(args[0], args[1:])
     except StageReportError as error:
         return _complain(error, 1, command)

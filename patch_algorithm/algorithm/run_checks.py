@@ -18,8 +18,8 @@ from patch_algorithm.checks.learning_rate import check_rate, check_weight_decay
 from patch_algorithm.checks.rate_curve import RunClock, rate_curve
 from patch_algorithm.checks.rendering import as_block
 from patch_algorithm.checks.rows import RowFacts, check_row_length
+from patch_algorithm.checks.shown import not_yet_shown
 from patch_algorithm.checks.stage_choice import check_stage_choice
-from patch_algorithm.checks.told import untold
 from patch_algorithm.common.arguments import is_whole
 from patch_algorithm.stages.plan import StagePlan
 from patch_algorithm.stages.trainer_clock import dataloader_len, max_duration
@@ -50,7 +50,7 @@ def findings_at_start(
     found += check_stage_choice(ks, clock.switch, clock.end, resets_optimizer)
     found += _rows(state, plan, context, rehearsed)
     # The run has a warning of its own for a switch that does not come.
-    return as_block([one for one in untold(found) if one.id != "no-switch"], "patch_level")
+    return as_block([one for one in not_yet_shown(found) if one.id != "no-switch"], "patch_level")
 
 
 def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Finding]:

@@ -125,14 +125,14 @@ def check_components(train: LoaderFacts, evals: list[LoaderFacts]) -> list[Findi
                     "Set split: val, or convert the data with --val-fraction.",
                 )
             )
-    told_apart = [loader for loader in evals if loader.components]
-    seen = {component for loader in told_apart for component in loader.components}
-    if len(train.components) > 1 and len(seen) == 1 and len(told_apart) == len(evals):
+    with_components = [loader for loader in evals if loader.components]
+    seen = {component for loader in with_components for component in loader.components}
+    if len(train.components) > 1 and len(seen) == 1 and len(with_components) == len(evals):
         (only,) = seen
         found.append(
             finding(
                 "eval-one-component",
-                f"{told_apart[0].key} sees the component {only!r} alone; the run trains on "
+                f"{with_components[0].key} sees the component {only!r} alone; the run trains on "
                 f"{len(train.components)}.",
                 "A component's loss can differ by more than a nat from that of the mixture, and hides what "
                 "happens to the others.",
@@ -242,25 +242,25 @@ def _no_tokenizer(found: str) -> Finding:
 
 
 def check_vocabulary(
-    model_entries: int | None, data_entries: int | None, data_name: str = "", resizes: bool = False
+    model_entries: int | None, data_ids: int | None, data_name: str = "", resizes: bool = False
 ) -> list[Finding]:
     """Checks that the model has an embedding for every id of the data.
 
     Args:
         model_entries: The model's ``vocab_size``.
-        data_entries: Entries of the tokenizer that the data was written with.
+        data_ids: The largest id of the tokenizer that the data was written with, and one.
         data_name: That tokenizer's name.
         resizes: Whether the model's embedding is enlarged to the run's tokenizer, as MPT's is.
     """
-    if model_entries is None or data_entries is None or model_entries >= data_entries:
+    if model_entries is None or data_ids is None or model_entries >= data_ids:
         return []
     found = (
-        f"The model's vocabulary has {model_entries:,} entries; the data's tokenizer {data_name!r} has "
-        f"{data_entries:,}."
+        f"The model's vocabulary has {model_entries:,} entries; the ids of the data's tokenizer "
+        f"{data_name!r} need {data_ids:,}."
     )
     fix = (
-        f"Set vocab_size to at least {data_entries}, best to the next multiple of 128: "
-        f"{-(-data_entries // 128) * 128}."
+        f"Set vocab_size to at least {data_ids}, best to the next multiple of 128: "
+        f"{-(-data_ids // 128) * 128}."
     )
     if resizes:
         why = (

@@ -65,16 +65,16 @@ _ADVISORIES = (
         "torch",
         (2, 10),
         "is affected by CVE-2026-24747.",
-        "torch.load with weights_only can be made to run code by a prepared file in versions below 2.10, "
-        "which Composer 0.32 does not allow yet.",
+        "It is listed for versions below 2.10, which Composer 0.32 does not allow yet. Whether your use is "
+        "affected is in the advisory.",
         "Load only checkpoints and weights that you trust.",
     ),
     _Advisory(
         "ray",
         (2, 54),
         "has known advisories below 2.54.",
-        "Whoever reaches the dashboard or the client port of a Ray cluster can run code on it.",
-        "Use ray>=2.54, and keep the ports of the cluster private.",
+        "The converter's engine `ray` starts or joins a Ray cluster, and Ray runs the code that it is sent.",
+        "Use the newest ray, and keep the ports of the cluster private.",
     ),
 )
 

@@ -103,12 +103,13 @@ def check_budget(tokens: float | None, parameters: int | None) -> list[Finding]:
         return []
     per_parameter = tokens / parameters
     outside = "" if per_parameter >= _FITTED[0] else f", which extrapolates below its {_FITTED[0]}"
+    size = "in the order of" if outside else "about"
     small = " Nothing below about 100M parameters is known to gain." if parameters < 1e8 else ""
     return [
         finding(
             "tokens-per-parameter",
             f"{tokens:.3g} tokens for {parameters:.3g} parameters: {per_parameter:.3g} tokens per parameter.",
-            f"On equal data expect a loss about {loss_difference(per_parameter):.2f} nats above the "
+            f"On equal data expect a loss {size} {loss_difference(per_parameter):.2f} nats above the "
             "token-only run's, for about half its compute: a fit of the paper's seven points (k=4, ratio "
             f"2/3, one run each){outside}. It breaks even at {BREAK_EVEN} tokens per parameter.{small}",
             "For a gain at equal compute, train on more tokens; `patch-level plan` compares the two.",

@@ -11,7 +11,7 @@ from patch_algorithm.data.dataset.description import INDEX, DatasetInfo, StreamI
 from patch_algorithm.data.dataset.integrity import read_index
 from patch_algorithm.data.dataset.remote import is_url
 
-__all__ = ["DataOnDisk", "find_data"]
+__all__ = ["DataOnDisk", "find_data", "id_count"]
 
 _PARENTS = 3  # a component's stream lies two folders below dataset.json
 
@@ -40,6 +40,28 @@ class DataOnDisk:
     def tokens(self) -> int | None:
         """Tokens in all rows."""
         return None if self.row_tokens is None else self.rows * self.row_tokens
+
+
+def id_count(info: DatasetInfo, folder: str) -> int:
+    """How many entries an embedding needs for the ids of a data set: the largest id and one.
+
+    Where ids have holes that is more than the tokenizer's entries.
+
+    Args:
+        info: The data set's description.
+        folder: The folder that it lies in; where no tokenizer is in it, its entries are counted.
+    """
+    from tokenizers import Tokenizer
+
+    file = Path(folder) / "tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        return info.tokenizer.vocab_size
+    # A bare Exception is what the library raises for a file that it cannot read.
+    try:
+        ids = Tokenizer.from_file(str(file)).get_vocab().values()
+    except Exception:
+        return info.tokenizer.vocab_size
+    return max(info.tokenizer.vocab_size, max(ids, default=-1) + 1)
 
 
 def find_data(local: str | None, remote: str | None, split: str | None) -> DataOnDisk | None:

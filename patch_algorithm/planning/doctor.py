@@ -24,9 +24,11 @@ from patch_algorithm.checks.rows import check_batches, check_eval_rows, check_ro
 from patch_algorithm.checks.saving import check_folder, check_intervals
 from patch_algorithm.checks.stage_choice import check_budget, check_stage_choice
 from patch_algorithm.common.arguments import is_number
+from patch_algorithm.data.dataset.remote import is_url
 from patch_algorithm.planning.config import resolved, value_of
+from patch_algorithm.planning.data_on_disk import id_count
 from patch_algorithm.planning.parameters import parameter_count
-from patch_algorithm.planning.run_clock import rates_of, run_clock
+from patch_algorithm.planning.run_clock import rates_of, run_clock, scheduler_of
 from patch_algorithm.planning.run_facts import (
     batch_facts,
     folder_facts,
@@ -138,6 +140,7 @@ def _check_keys(config: dict[str, Any]) -> list[Finding]:
 def _rates(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
     try:
         curve = rates_of(run)
+        unchecked = curve is None and run.algorithm is not None and scheduler_of(run) is not None
     except ValueError as error:
         return [
             finding(
@@ -145,6 +148,15 @@ def _rates(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Find
                 f"scheduler {run.scheduler.name}: {error}",
                 "The trainer stops when it builds the schedule.",
                 "Give its times as shares of the run ('0.1dur'), or in the unit of max_duration.",
+            )
+        ]
+    if unchecked:
+        length = run.config.get("max_duration")
+        return [
+            skipped(
+                "rate-low-at-switch",
+                f"The learning rate was not checked: max_duration={length} cannot be counted in steps: "
+                "rows, their length or an epoch are not known here.",
             )
         ]
     resets = run.algorithm is not None and run.algorithm.on_switch == "reset"
@@ -195,6 +207,7 @@ def _data(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Findi
             found.append(
                 skipped(one.id, f"Rows and tokens were not checked: {one.found}") if elsewhere else one
             )
+    found += _not_read(run)
     found += check_components(train, evals)
     on_disk = run.train_loader.dataset.on_disk
     if (
@@ -207,15 +220,41 @@ def _data(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Findi
     return found
 
 
+def _not_read(run: RunFile) -> list[Finding]:
+    """Says of which loaders nothing was checked, because their data is elsewhere, or in several places."""
+    streams = [
+        skipped(
+            "data-missing",
+            f"Rows and tokens were not checked: {loader.dataset.key}.streams names data sets, which are not "
+            "read here.",
+        )
+        for loader in (run.train_loader, *run.eval_loaders)
+        if loader.dataset.arguments.get("streams")
+    ]
+    return streams + [
+        skipped(
+            "data-missing",
+            f"Rows and tokens were not checked: {loader.dataset.key}: {loader.dataset.remote} is remote and "
+            "was not read.",
+        )
+        for loader in (run.train_loader, *run.eval_loaders)
+        if loader.name in ("text", "pile")
+        and loader.dataset.on_disk is None
+        and loader.dataset.remote
+        and is_url(loader.dataset.remote)
+    ]
+
+
 def _tokenizer(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
     facts = tokenizer_facts(run)
     found = [] if facts is None else check_tokenizer(facts)
     on_disk = run.train_loader.dataset.on_disk
     if on_disk is not None and on_disk.info is not None:
         written = on_disk.info.tokenizer
-        found += check_vocabulary(
-            run.model.vocab_size, written.vocab_size, written.name, resizes_embedding(run)
-        )
+        ids = id_count(on_disk.info, on_disk.info_folder)
+        # Resizing goes by the tokenizer's entries, which leaves ids without one where they have holes.
+        resizes = resizes_embedding(run) and ids <= written.vocab_size
+        found += check_vocabulary(run.model.vocab_size, ids, written.name, resizes)
     return found
 
 

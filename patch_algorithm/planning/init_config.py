@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from patch_algorithm.checks.learning_rate import check_weight_decay
 from patch_algorithm.common.arguments import is_number, is_whole, whole_number
 from patch_algorithm.data.dataset.description import DatasetInfo
+from patch_algorithm.planning.data_on_disk import id_count
 from patch_algorithm.planning.run_file import RunFile
 from patch_algorithm.planning.yaml_edits import Document
 from patch_algorithm.stages.boundaries import parse_boundary
@@ -76,7 +77,7 @@ def rewrite(text: str, options: InitOptions) -> Document:
     _batch(document, run, T_before, T)
     _schedule(document, run, options)
     _optimizer(document, run)
-    _vocabulary(document, run, info)
+    _vocabulary(document, run, info, str(options.data))
     document.set(
         ("loggers", "history"),
         {},
@@ -236,15 +237,15 @@ def _optimizer(document: Document, run: RunFile) -> None:
     if check_weight_decay(run.optimizer.name or "", decay, lr):
         document.set(
             ("optimizer", "weight_decay"),
-            decay * lr,
+            float(f"{decay * lr:.6g}"),  # without the noise of binary fractions
             "not multiplied by lr in this optimizer: the equal of adamw's",
         )
 
 
-def _vocabulary(document: Document, run: RunFile, info: DatasetInfo | None) -> None:
+def _vocabulary(document: Document, run: RunFile, info: DatasetInfo | None, folder: str) -> None:
     entries = run.model.vocab_size
-    if info is None or entries is None or entries >= info.tokenizer.vocab_size:
+    if info is None or entries is None or entries >= (ids := id_count(info, folder)):
         return
-    needed = -(-info.tokenizer.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+    needed = -(-ids // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
     path = ("model", "config_overrides", "vocab_size") if run.model.hf_config else ("model", "vocab_size")
-    document.set(path, needed, f"the data's tokenizer has {info.tokenizer.vocab_size:,} entries")
+    document.set(path, needed, f"the ids of the data's tokenizer need {ids:,} entries")

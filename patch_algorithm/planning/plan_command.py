@@ -118,7 +118,25 @@ def plan(
     Nothing is trained and no GPU is needed: the model is built without weights and its FLOPs are counted.
     """
     with errors_as_exit_codes("plan"):
-        given: dict[str, Any] = dict(locals())
+        given: dict[str, Any] = {
+            "config": config,
+            "overrides": overrides,
+            "gpus": gpus,
+            "gpu": gpu,
+            "mfu": mfu,
+            "like": like,
+            "price": price,
+            "suggest": suggest,
+            "tokens": tokens,
+            "flops": flops,
+            "gpu_hours": gpu_hours,
+            "twin": twin,
+            "same": same,
+            "r": r,
+            "s": s,
+            "as_json": as_json,
+            "picture": picture,
+        }
         _check(given)
         said: dict[str, Any] = {}
         if r is not None and s is not None:

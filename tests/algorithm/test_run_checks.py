@@ -10,7 +10,7 @@ from composer.core import Algorithm, Event
 from composer.optim import CosineAnnealingWithWarmupScheduler
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.checks.told import already_told
+from patch_algorithm.checks.shown import already_shown
 from tests.runs.short import Watch, make_rows, run
 from tests.support import config, mpt, train
 
@@ -50,11 +50,11 @@ def test_rows_of_the_context(corpus: Path, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_what_train_py_has_told_is_not_told_again(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with already_told(["token-stage-short"]):
+    with already_shown(["token-stage-short"]):
         text = said(corpus, caplog)
     assert "token-stage-short" not in text
     assert "warning" not in text
-    with already_told(["token-stage-short"]):
+    with already_shown(["token-stage-short"]):
         assert "rate-low-at-switch" in said(corpus, caplog, scheduler=COSINE)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from patch_algorithm.checks import CATALOGUE, Severity, by_severity, finding, redaction, skipped
 from patch_algorithm.checks.redaction import redact
-from patch_algorithm.checks.told import already_told, untold
+from patch_algorithm.checks.shown import already_shown, not_yet_shown
 
 
 def test_a_finding_takes_its_severity_from_the_catalogue() -> None:
@@ -80,8 +80,8 @@ def test_the_example_in_the_docstring() -> None:
 
 def test_what_was_told_is_not_told_again() -> None:
     both = [finding("k-high", ""), finding("ratio-high", "")]
-    with already_told(["k-high"]):
-        assert [one.id for one in untold(both)] == ["ratio-high"]
-        with already_told(["ratio-high"]):
-            assert untold(both) == []
-    assert untold(both) == both, "it ends with the block"
+    with already_shown(["k-high"]):
+        assert [one.id for one in not_yet_shown(both)] == ["ratio-high"]
+        with already_shown(["ratio-high"]):
+            assert not_yet_shown(both) == []
+    assert not_yet_shown(both) == both, "it ends with the block"

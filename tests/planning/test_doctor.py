@@ -160,6 +160,47 @@ def test_the_data_of_another_tokenizer(healthy: dict[str, Any], corpus: Path, tm
     assert ids(healthy, tokenizer__name=str(other)) == ["tokenizer-not-the-datas"]
 
 
+def test_remote_data_is_said_not_to_be_read(healthy: dict[str, Any], tmp_path: Path) -> None:
+    remote: dict[str, Any] = {
+        "train_loader__dataset__local": str(tmp_path / "none"),
+        "train_loader__dataset__remote": "s3://bucket/pile",
+    }
+    assert [(one.id, one.severity) for one in found(healthy, **remote)] == [
+        ("data-missing", Severity.skipped)
+    ]
+    assert "s3://bucket/pile is remote and was not read" in found(healthy, **remote)[0].found
+
+
+def test_an_epoch_of_unknown_length_leaves_the_rate_unchecked_and_says_so(healthy: dict[str, Any]) -> None:
+    streams = {"one": {"local": "/none", "split": "train"}}
+    changes: dict[str, Any] = {
+        "max_duration": "2ep",
+        "train_loader__dataset": {"streams": streams, "max_seq_len": 32},
+        "eval_interval": "1ep",
+    }
+    said = [one.found for one in found(healthy, **changes) if one.severity is Severity.skipped]
+    assert any("learning rate was not checked: max_duration=2ep" in text for text in said)
+    assert any("train_loader.dataset.streams names data sets" in text for text in said)
+
+
+def test_ids_with_holes_count_by_the_largest(healthy: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(corpus / "mds", data)
+    shutil.copytree(corpus / "tokenizer", data / "tokenizer")
+    file = data / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    content["model"]["vocab"]["w7"] = 130
+    file.write_text(json.dumps(content))
+    changes: dict[str, Any] = {"train_loader__dataset__local": str(data), "model__vocab_size": 128}
+    small = [one for one in found(healthy, **changes) if one.id.startswith("vocabulary")]
+    assert [one.id for one in small] == ["vocabulary-too-small"], (
+        "resizing goes by entries, of which there are 96"
+    )
+    assert "need 131" in small[0].found
+    changes["model__vocab_size"] = 131
+    assert not any(one.id.startswith("vocabulary") for one in found(healthy, **changes))
+
+
 def test_a_tokenizer_with_an_added_token_is_the_datas(
     healthy: dict[str, Any], corpus: Path, tmp_path: Path
 ) -> None:

@@ -8,13 +8,13 @@ from contextvars import ContextVar
 
 from patch_algorithm.checks.finding import Finding
 
-__all__ = ["already_told", "untold"]
+__all__ = ["already_shown", "not_yet_shown"]
 
-_told: ContextVar[frozenset[str]] = ContextVar("_told", default=frozenset())
+_shown: ContextVar[frozenset[str]] = ContextVar("_shown", default=frozenset())
 
 
 @contextmanager
-def already_told(ids: Iterable[str]) -> Iterator[None]:
+def already_shown(ids: Iterable[str]) -> Iterator[None]:
     """Inside, findings with these ids count as shown.
 
     ``train.py`` wraps the run in it. A context variable ends with the block and is seen by this thread
@@ -23,13 +23,13 @@ def already_told(ids: Iterable[str]) -> Iterator[None]:
     Args:
         ids: What has been shown, or looked at and found healthy.
     """
-    reset = _told.set(_told.get() | frozenset(ids))
+    reset = _shown.set(_shown.get() | frozenset(ids))
     try:
         yield
     finally:
-        _told.reset(reset)
+        _shown.reset(reset)
 
 
-def untold(findings: Iterable[Finding]) -> list[Finding]:
+def not_yet_shown(findings: Iterable[Finding]) -> list[Finding]:
     """Those that nobody has shown."""
-    return [one for one in findings if one.id not in _told.get()]
+    return [one for one in findings if one.id not in _shown.get()]
