@@ -237,7 +237,7 @@ def _optimizer(document: Document, run: RunFile) -> None:
     if check_weight_decay(run.optimizer.name or "", decay, lr):
         document.set(
             ("optimizer", "weight_decay"),
-            float(f"{decay * lr:.6g}"),  # without the noise of binary fractions
+            decay * lr,
             "not multiplied by lr in this optimizer: the equal of adamw's",
         )
 

