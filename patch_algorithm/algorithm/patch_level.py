@@ -92,9 +92,9 @@ class PatchLevel(Algorithm):
             step where the switch makes rows longer in positions, so that running out of memory shows
             at once. Default: ``True``.
         scale_microbatch (bool, optional): Whether microbatches grow in the patch stage by as much as
-            rows have fewer positions there. Without effect with ``'auto'``. With FSDP it is worth setting
-            where rows fit the context already: weights are gathered for every microbatch, however few
-            positions it has. Default: ``False``.
+            rows have fewer positions there. Ignored if ``device_train_microbatch_size`` is ``'auto'``. With
+            FSDP it is worth setting where rows fit the context already: weights are gathered for every
+            microbatch, however few positions it has. Default: ``False``.
         checkpoint_at_switch (bool, optional): Whether the run's checkpoint savers save at the end of
             each patch stage, too. Default: ``True``.
         eval_at_switch (bool, optional): Whether the run's evaluators evaluate there, too, unless they are

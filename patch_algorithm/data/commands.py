@@ -81,10 +81,10 @@ def convert(
         ),
     ],
     tokenizer: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="The tokenizer.")],
-    out: Annotated[str, typer.Option(metavar="DIR_OR_URL", help="Where the dataset shall lie.")],
+    out: Annotated[str, typer.Option(metavar="DIR_OR_URL", help="Output folder or URL.")],
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SRC]...", help="Further sources, as a shell makes of `--source *.jsonl`."),
+        typer.Argument(metavar="[SRC]...", help="More sources, for example from an unquoted glob."),
     ] = None,
     row_tokens: Annotated[
         int, typer.Option(min=2, help="Tokens in a training row: a multiple of k * context.")
@@ -162,7 +162,7 @@ def convert(
 ) -> None:
     """Convert text in the Pile's format to MDS shards of token rows.
 
-    Killed at any moment, the same command continues and ends in the same bytes.
+    If it is interrupted, run the same command again: it resumes and writes identical bytes.
     """
     asked: dict[str, Any] = dict(locals())
     asked["sources"] = (*asked.pop("source"), *(asked.pop("more") or ()))

@@ -110,7 +110,7 @@ def make_plan(
         price: Of a GPU-hour.
 
     Raises:
-        ValueError: If the YAML cannot be meant, or leaves open what a step or the run's length is.
+        ValueError: If the YAML is invalid, or leaves open what a step or the run's length is.
     """
     check_stages(run)
     early = step_shape(run, ModelFacts(str(run.model.name), context=run.model.context), devices or 1)

@@ -179,7 +179,7 @@ class RunFile:
         """Reads a YAML and merges ``key=value`` overrides into it.
 
         Raises:
-            ValueError: If the file cannot be read, or a value cannot be meant; it names the full key.
+            ValueError: If the file cannot be read, or a value is invalid; it names the full key.
         """
         return cls.from_config(read_config(path, overrides), path)
 
@@ -188,7 +188,7 @@ class RunFile:
         """Takes a configuration that has been read already.
 
         Raises:
-            ValueError: If a value cannot be meant; it names the full key.
+            ValueError: If a value is invalid; it names the full key.
         """
         top = Values(resolved(cfg))
         train_loader = _loader(top.section("train_loader"), builds_own_data(top))

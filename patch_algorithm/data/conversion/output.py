@@ -108,8 +108,8 @@ def _found_at(url: str) -> DatasetInfo | None:
 
 def _something_else(out: str | Path, reason: object) -> ValueError:
     return ValueError(
-        f"--out {out}: something else is there and stays there; name another folder, or remove it first. "
-        f"({reason})"
+        f"--out {out}: the folder holds something else, which is not overwritten; name another folder, or "
+        f"remove it first. ({reason})"
     )
 
 

@@ -84,7 +84,7 @@ def build_pile_dataloader(
         The loader. Its batches are those of llm-foundry's text loader.
 
     Raises:
-        ValueError: If a key is not known or its value cannot be meant, there is no data, its rows have
+        ValueError: If a key is not known or its value is invalid, there is no data, its rows have
             another length, or it was written with another tokenizer.
     """
     if tokenizer is None:

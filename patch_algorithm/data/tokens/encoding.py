@@ -138,8 +138,11 @@ def load_tokenizer(name_or_dir: str) -> TokenizerSpec:
         tokenizer = AutoTokenizer.from_pretrained(name)
     # Unreadable files raise all kinds, down to Exception itself from the Rust side.
     except Exception as error:
-        where = "the folder" if os.path.isdir(name) else "neither a folder here nor, on the hub, the name"
-        raise ValueError(f"{where} {name_or_dir!r} holds no tokenizer that can be loaded: {error}") from error
+        if os.path.isdir(name):
+            raise ValueError(f"the folder {name_or_dir!r} holds no loadable tokenizer: {error}") from error
+        raise ValueError(
+            f"{name_or_dir!r} is neither a local folder nor a hub name with a loadable tokenizer: {error}"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"the tokenizer {name_or_dir!r} is a {type(tokenizer).__name__}, in Python; a fast one (with a "

@@ -47,7 +47,7 @@ def test_something_else_is_left_alone(pile: list[Path], tokenizer: Path, tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("thesis")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="something else is there"):
+        with pytest.raises(ValueError, match="the folder holds something else"):
             run(pile, tokenizer, tmp_path / "out", overwrite=overwrite)
     assert files(tmp_path) == {"out/mine.txt": b"thesis"}
 
@@ -186,7 +186,7 @@ def test_what_appears_during_the_conversion_is_left(
 
     out = tmp_path / "thesis"
     appearing(monkeypatch, lambda: shutil.copytree(tokenizer, out))
-    with pytest.raises(ConversionError, match=r"something else is there.* repeat the command"):
+    with pytest.raises(ConversionError, match=r"the folder holds something else.* repeat the command"):
         run(pile, tokenizer, out, overwrite=True)
     assert files(out) == files(tokenizer)
     shutil.rmtree(out)
@@ -199,7 +199,7 @@ def test_another_dataset_json_is_something_else(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "dataset.json").write_text(content)
-    with pytest.raises(ValueError, match="something else is there"):
+    with pytest.raises(ValueError, match="the folder holds something else"):
         run(pile, tokenizer, tmp_path / "out", overwrite=True)
     assert files(tmp_path) == {"out/dataset.json": content.encode()}
 

@@ -160,7 +160,7 @@ def test_something_else_is_left_alone(
     name = f"else-{abs(hash((key, content)))}"
     put(store, f"{name}/{key}", content)
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="something else is there and stays there"):
+        with pytest.raises(ValueError, match="the folder holds something else, which is not overwritten"):
             run(pile, tokenizer, name, overwrite=overwrite)
     assert objects(store, name) == {key: content}
     assert list(work.iterdir()) == []
@@ -171,7 +171,7 @@ def test_something_else_is_left_alone_where_a_store_cannot_be_listed(
 ) -> None:
     put(store, "unlisted/val/index.json", b"somebody's")
     monkeypatch.setattr(S3Uploader, "list_objects", CloudUploader.list_objects)  # raises NotImplementedError
-    with pytest.raises(ValueError, match=r"something else is there .*it has val/index\.json"):
+    with pytest.raises(ValueError, match=r"the folder holds something else.*it has val/index\.json"):
         run(pile, tokenizer, "unlisted")
     assert objects(store, "unlisted") == {"val/index.json": b"somebody's"}
     assert list(work.iterdir()) == []
@@ -203,7 +203,7 @@ def test_the_later_of_two_conversions_does_not_replace_the_earlier(
 
     def hooked(*args: Any) -> Any:
         monkeypatch.setattr(conversion, "total_up", total_up)
-        with pytest.raises(ValueError, match="something else is there"):
+        with pytest.raises(ValueError, match="the folder holds something else"):
             run(pile[:1], tokenizer, "both", work_dir=str(work / "other"))
         # As one that began at the same moment would.
         put(store, "both/dataset.json", earlier)

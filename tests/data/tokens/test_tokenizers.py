@@ -66,16 +66,16 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(name: str) -> None:
 
 
 def test_other_things_than_tokenizers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="neither a folder here nor, on the hub"):
+    with pytest.raises(ValueError, match="neither a local folder nor a hub name"):
         load_tokenizer("nobody/no-such-tokenizer")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="there is no tokenizer folder"):
         load_tokenizer(str(tmp_path / "file"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"the folder .*empty.* holds no tokenizer"):
+    with pytest.raises(ValueError, match=r"the folder .*empty.* holds no loadable tokenizer"):
         load_tokenizer(str(tmp_path / "empty"))
     (save(tmp_path / "broken") / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"the folder .*broken.* holds no tokenizer"):
+    with pytest.raises(ValueError, match=r"the folder .*broken.* holds no loadable tokenizer"):
         load_tokenizer(str(tmp_path / "broken"))
 
 
