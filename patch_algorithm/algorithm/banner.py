@@ -40,6 +40,11 @@ def banner(
         lines.append(f"  {_compute(plan, stage, end, now, share_so_far)}")
     if weights != "uniform" and plan.is_patch_stage(stage):
         lines.append(f"  {_weights(weights)}")
+    if plan.constant_compute and plan.is_patch_stage(stage):
+        takes = plan.loader_batches_per_step(stage)
+        lines.append(
+            f"  constant compute: a patch step takes {takes} batches of the data loader, a token step 1"
+        )
     lines += _note_on_growth(plan, T, stage)
     return "\n".join(lines)
 

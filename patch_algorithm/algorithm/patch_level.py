@@ -99,6 +99,10 @@ class PatchLevel(Algorithm):
             each patch stage, too. Default: ``True``.
         eval_at_switch (bool, optional): Whether the run's evaluators evaluate there, too, unless they are
             switched off (``eval_interval: 0``). Default: ``True``.
+        constant_compute (bool, optional): Whether a patch step takes ``k`` batches of the data loader, so
+            that it computes as many positions as a token step, as in token superposition (arXiv
+            2605.06546); a ``ratio`` of a run given in batches is then that paper's share of steps.
+            By default a step of each stage takes one batch, as in the patch-level paper. Default: ``False``.
         on_mismatch (str, optional): Where a checkpoint disagrees with the configuration in its stages
             or ``seq_len``: ``'error'``, ``'use_checkpoint'`` or ``'use_config'``. A stage once left is
             never entered again. Default: ``'error'``.
@@ -133,6 +137,7 @@ class PatchLevel(Algorithm):
         checkpoint_at_switch: bool = True,
         eval_at_switch: bool = True,
         on_mismatch: str = "error",
+        constant_compute: bool = False,
     ) -> None:
         self.k = positive_int("k", k)
         self.ratio = ratio
@@ -145,6 +150,7 @@ class PatchLevel(Algorithm):
         self.scale_microbatch = a_bool("scale_microbatch", scale_microbatch)
         self.checkpoint_at_switch = a_bool("checkpoint_at_switch", checkpoint_at_switch)
         self.eval_at_switch = a_bool("eval_at_switch", eval_at_switch)
+        self.constant_compute = a_bool("constant_compute", constant_compute)
         self.on_mismatch = one_of("on_mismatch", on_mismatch, ON_MISMATCH)
         self._asked = self._parse_stages(stages)
         self.stages = None if stages is None else [dict(stage) for stage in stages]
@@ -184,6 +190,7 @@ class PatchLevel(Algorithm):
                 checkpoint_at_switch=self.checkpoint_at_switch,
                 eval_at_switch=self.eval_at_switch,
                 on_mismatch=self.on_mismatch,
+                constant_compute=self.constant_compute,
             )
         )
 
@@ -196,6 +203,7 @@ class PatchLevel(Algorithm):
             "k", "ratio", "seq_len", "stages", "target_weights", "loss_kernel", "patch_inputs",
             "patch_targets", "on_switch", "rehearse_switch", "scale_microbatch", "checkpoint_at_switch",
             "eval_at_switch", "on_mismatch",
+            "constant_compute",
         )  # fmt: skip
         return f"PatchLevel({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 

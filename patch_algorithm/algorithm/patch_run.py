@@ -16,6 +16,7 @@ from patch_algorithm.algorithm.banner import end_of_stage
 from patch_algorithm.algorithm.batch_checks import check_positions
 from patch_algorithm.algorithm.end_of_stage import EndOfStage
 from patch_algorithm.algorithm.folded_ids import FoldedIds, refuse_edits
+from patch_algorithm.algorithm.joined_batches import join_batches, take_apart
 from patch_algorithm.algorithm.loss_metrics import LossTally
 from patch_algorithm.algorithm.optimizer_reset import refuse_unresettable, reset_moments
 from patch_algorithm.algorithm.row_folding import RowFolder
@@ -68,6 +69,7 @@ class Settings:
     checkpoint_at_switch: bool
     eval_at_switch: bool
     on_mismatch: str
+    constant_compute: bool
 
 
 class PatchRun:
@@ -82,7 +84,13 @@ class PatchRun:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.timeline = Timeline(settings.stages, settings.seq_len, settings.on_mismatch, settings.sides)
+        self.timeline = Timeline(
+            settings.stages,
+            settings.seq_len,
+            settings.on_mismatch,
+            settings.sides,
+            settings.constant_compute,
+        )
         self.count = PositionCount()
         self.positions_per_row = 0
         self._positions_of_batch = 0, 0  # computed, and at token level
@@ -144,6 +152,7 @@ class PatchRun:
         self._count_what_is_behind(state)
         self._end_of_stage.attach(state)
         self._enter(state)
+        join_batches(state, self.timeline)
         if not self.timeline.in_patch_stage:
             self._hooks.detach()  # from a fit that broke off
             return
@@ -288,6 +297,7 @@ class PatchRun:
         if self.timeline.in_patch_stage:
             self._warn_of_no_switch(state)
         self._model_hooks.detach()
+        take_apart(state)
         self._end_of_stage.detach()
         self._memory.restore(state)
         self._give_metrics_back(state)

@@ -29,8 +29,8 @@ class RunClock:
     Attributes:
         plan: The stages.
         max_duration: As the trainer has it.
-        samples_per_batch: Rows in a step; ``None`` if not known.
-        tokens_per_batch: Raw tokens in a step; ``None`` if not known.
+        samples_per_batch: Rows in a batch of the data loader; ``None`` if not known.
+        tokens_per_batch: Raw tokens in one; ``None`` if not known.
         batches_per_epoch: Steps in an epoch; ``None`` if not known.
     """
 
@@ -42,6 +42,8 @@ class RunClock:
 
     def steps(self, time: Time[Any]) -> int | None:
         """The first step that starts at ``time`` or after it; ``None`` where that cannot be told."""
+        if self.plan.constant_compute:
+            return self._steps_of_unequal(time)
         per_step = {
             TimeUnit.BATCH: 1.0,
             TimeUnit.SAMPLE: self.samples_per_batch,
@@ -50,6 +52,46 @@ class RunClock:
         if time.unit == TimeUnit.EPOCH and self.batches_per_epoch is not None:
             return int(time.value) * self.batches_per_epoch
         return None if not per_step else math.ceil(time.value / per_step)
+
+    def _steps_of_unequal(self, time: Time[Any]) -> int | None:
+        """:meth:`steps`, where steps of the stages take different numbers of the data loader's batches."""
+        step, taken = 0, 0
+        for index in range(len(self.plan.stages) + 1):
+            takes = self.plan.loader_batches_per_step(index)
+            goal = self._reached(time, step, taken, takes)
+            if goal is None or not self.plan.is_patch_stage(index):
+                return goal
+            end = self._reached(self.plan.stages[index].until, step, taken, takes)
+            if end is None or goal <= end:
+                return None if end is None else goal
+            step, taken = end, taken + (end - step) * takes
+        return None
+
+    def _reached(self, time: Time[Any], step: int, taken: int, takes: int) -> int | None:
+        """The step at which ``time`` is reached, from ``step`` on by ``takes`` batches each."""
+        if time.unit == TimeUnit.BATCH:
+            return max(int(time.value), step)
+        sizes = {TimeUnit.SAMPLE: self.samples_per_batch, TimeUnit.TOKEN: self.tokens_per_batch}
+        size = sizes.get(time.unit)
+        return step + max(math.ceil((time.value / size - taken) / takes), 0) if size else None
+
+    def loader_batches(self, step: int) -> int:
+        """Batches of the data loader that the steps before ``step`` take."""
+        if not self.plan.constant_compute:
+            return step
+        begun, taken = 0, 0
+        for index, stage in enumerate(self.plan.stages):
+            end = self.steps(stage.until)
+            until = step if end is None else min(max(end, begun), step)
+            taken += (until - begun) * self.plan.loader_batches_per_step(index)
+            begun = until
+        return taken + step - begun
+
+    @property
+    def raw_tokens(self) -> float | None:
+        """Raw tokens of the whole run; ``None`` if not known."""
+        known = self.end is not None and self.tokens_per_batch is not None
+        return self.loader_batches(self.end or 0) * (self.tokens_per_batch or 0) if known else None
 
     @property
     def end(self) -> int | None:
@@ -63,12 +105,12 @@ class RunClock:
 
     def at(self, step: int) -> Timestamp:
         """The trainer's clock when a step starts. A counter that cannot be told counts steps."""
-        per_epoch = self.batches_per_epoch or 0
+        per_epoch, taken = self.batches_per_epoch or 0, self.loader_batches(step)
         return Timestamp(
             epoch=step // per_epoch if per_epoch else 0,
             batch=step,
-            sample=round(step * (self.samples_per_batch or 1)),
-            token=round(step * (self.tokens_per_batch or 1)),
+            sample=round(taken * (self.samples_per_batch or 1)),
+            token=round(taken * (self.tokens_per_batch or 1)),
             batch_in_epoch=step % per_epoch if per_epoch else step,
         )
 
@@ -224,4 +266,6 @@ class _PlannedStages:
             ends=plan.stages[index].until if plan.is_patch_stage(index) else self._clock.max_duration,
             tokens_per_position=plan.tokens_per_position(index),
             targets_per_position=plan.targets_per_position(index),
+            loader_batches_per_step=plan.loader_batches_per_step(index),
+            loader_batches=self._clock.loader_batches(int(state.timestamp.batch.value)),
         )

@@ -32,7 +32,8 @@ class StepShape:
         plan: The stages, with ``seq_len`` settled.
         clock: The run's clock.
         row_tokens: Raw tokens in a row of the data, T.
-        rows: Rows of the data in a step, on all devices.
+        rows: Rows in a batch of the data loader, on all devices: those of a step, of a token step with
+            constant compute.
         devices: Devices that share a step.
         microbatch: Rows in a forward of a device; ``None`` where the trainer finds it (``auto``).
         scales_microbatch: Whether microbatches grow where rows have fewer positions.
@@ -233,7 +234,8 @@ def run_costs(shape: StepShape, model: ModelFacts) -> tuple[RunCost, RunCost, Ru
     """
     bounds = shape.bounds
     no_patches = replace(shape, plan=StagePlan((), shape.plan.seq_len, None))
-    token = cost_of(no_patches, model, bounds[-1:], "token-only, same data")
+    same_data = (shape.clock.loader_batches(bounds[-1]),)
+    token = cost_of(no_patches, model, same_data, "token-only, same data")
     run = cost_of(shape, model, bounds, "this run")
     token_flops, flops = token.flops, run.flops
     longer = token_flops / flops if token_flops and flops else token.positions / max(run.positions, 1)
@@ -263,7 +265,8 @@ def cost_of(shape: StepShape, model: ModelFacts, bounds: Sequence[int], name: st
 def _stage(shape: StepShape, model: ModelFacts, index: int, first: int, steps: int) -> StageCost:
     plan, T = shape.plan, shape.row_tokens
     K, piece = plan.tokens_per_position(index), plan.row_tokens(index, T)
-    rows, P = shape.rows * (T // piece), piece // K
+    data_rows = shape.rows * plan.loader_batches_per_step(index)
+    rows, P = data_rows * (T // piece), piece // K
     per_device = -(-rows // shape.devices)
     forward = _rows_per_forward(shape, P, per_device)
     flops = None if model.row_flops is None else steps * rows * model.row_flops(P)
@@ -277,8 +280,8 @@ def _stage(shape: StepShape, model: ModelFacts, index: int, first: int, steps: i
         in_patches=plan.is_patch_stage(index),
         first_step=first,
         steps=steps,
-        raw_tokens=steps * shape.rows * T,
-        data_rows=steps * shape.rows,
+        raw_tokens=steps * data_rows * T,
+        data_rows=steps * data_rows,
         rows_per_step=rows,
         positions_per_row=P,
         microbatches=None if forward is None else -(-per_device // forward),

@@ -175,9 +175,9 @@ def _stages(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Fin
         return []
     switch, end = (None, None) if clock is None else (clock.switch, clock.end)
     found = check_stage_choice(run.ks, switch, end, run.algorithm.on_switch == "reset")
-    if not run.ks or clock is None or end is None or clock.tokens_per_batch is None:
+    if not run.ks or clock is None or clock.raw_tokens is None:
         return found
-    return found + check_budget(end * clock.tokens_per_batch, parameter_count(run.model))
+    return found + check_budget(clock.raw_tokens, parameter_count(run.model))
 
 
 def _rows(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
@@ -210,13 +210,8 @@ def _data(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Findi
     found += _not_read(run)
     found += check_components(train, evals)
     on_disk = run.train_loader.dataset.on_disk
-    if (
-        on_disk is not None
-        and clock is not None
-        and clock.end is not None
-        and clock.tokens_per_batch is not None
-    ):
-        found += check_passes(clock.end * clock.tokens_per_batch, on_disk.tokens)
+    if on_disk is not None and clock is not None and clock.raw_tokens is not None:
+        found += check_passes(clock.raw_tokens, on_disk.tokens)
     return found
 
 

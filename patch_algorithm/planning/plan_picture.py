@@ -44,6 +44,11 @@ def draw(plan: Plan, path: str) -> None:
         ValueError: As :func:`check_picture`.
     """
     check_picture(path)
+    if plan.shape.plan.constant_compute:
+        raise ValueError(
+            "the picture is of steps of equal raw tokens, which a run with constant_compute does not have. "
+            "Leave it out: the text and --json have the numbers."
+        )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -57,10 +57,14 @@ def _head(plan: Plan) -> list[str]:
     if model.context is not None:
         facts.append(f"context {model.context:,}")
     lines = [f"{plan.run.path}: {', '.join(facts)}"]
+    constant = shape.plan.constant_compute
+    step = "A token step" if constant else "A step"
     lines.append(
-        f"A step: {shape.rows:,} rows of {shape.row_tokens:,} tokens, {shape.rows * shape.row_tokens:,} raw "
+        f"{step}: {shape.rows:,} rows of {shape.row_tokens:,} tokens, {shape.rows * shape.row_tokens:,} raw "
         f"tokens, on {shape.devices} device{'s' if shape.devices > 1 else ''}"
     )
+    if constant:
+        lines.append("Constant compute: a patch step takes k times the rows of a token step")
     if model.fault:
         lines += wrapped(f"FLOPs are not known: {model.fault}. Compute is counted in positions.")
     return lines

@@ -83,7 +83,7 @@ def write_twin(plan: Plan, out: str, same: str = "compute", overrides: Sequence[
 def _steps(plan: Plan, same: str) -> int:
     run, end = plan.costs[1], plan.shape.bounds[-1]
     if same == "data":
-        return end
+        return plan.shape.clock.loader_batches(end)
     no_patches = StagePlan((), plan.shape.plan.seq_len, None)
     one = cost_of(replace(plan.shape, plan=no_patches), plan.model, (1,), "a token step")
     share = run.flops / one.flops if run.flops and one.flops else run.positions / one.positions
@@ -113,15 +113,15 @@ def _drop_patches(document: MutableMapping[str, Any], plan: Plan) -> list[str]:
 
 
 def _set_duration(document: MutableMapping[str, Any], plan: Plan, same: str, steps: int) -> list[str]:
-    if same == "data":
-        return []
     given = plan.shape.clock.max_duration.unit
     per_step = {TimeUnit.SAMPLE: plan.shape.rows, TimeUnit.TOKEN: plan.shape.rows * plan.shape.row_tokens}
     unit = given if given in per_step else TimeUnit.BATCH
+    if same == "data" and (unit != TimeUnit.BATCH or steps == plan.shape.bounds[-1]):
+        return []
     before, after = document["max_duration"], f"{steps * per_step.get(unit, 1)}{unit.value}"
     document["max_duration"] = after
     _drop_comment(document, "max_duration")
-    return [f"max_duration: {before} -> {after}, the compute of the run"]
+    return [f"max_duration: {before} -> {after}, the {same} of the run"]
 
 
 def _set_schedule(document: MutableMapping[str, Any], plan: Plan, same: str, steps: int) -> list[str]:

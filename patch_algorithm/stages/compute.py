@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from composer.core import Time, Timestamp
+from composer.core import Time, Timestamp, TimeUnit
 
 from patch_algorithm.stages.plan import StagePlan
 
@@ -51,7 +51,7 @@ class PositionCount:
 def planned_share(plan: StagePlan, end: Time[int], now: Timestamp, share_so_far: float) -> float | None:
     """The compute of a whole run as a share of token-level training on the same raw tokens.
 
-    Steps are taken to be of one size in raw tokens.
+    The data loader's batches are taken to be of one size in raw tokens.
 
     Args:
         plan: The stages of the run.
@@ -68,11 +68,14 @@ def planned_share(plan: StagePlan, end: Time[int], now: Timestamp, share_so_far:
         return None
     length = known[0]
     passed = min(float(now.get(length.unit).value), float(length.value))
-    positions = passed * share_so_far
+    begun, raw, positions = 0.0, 0.0, 0.0
     for index in range(len(plan.stages) + 1):
         until = length.value if not plan.is_patch_stage(index) else plan.stages[index].until.value
-        until = min(until, length.value)
-        if until > passed:
-            positions += (until - passed) / plan.tokens_per_position(index)
-            passed = until
-    return positions / length.value
+        until = max(min(until, length.value), begun)
+        # Steps may differ in raw tokens; samples and tokens do not.
+        takes = plan.loader_batches_per_step(index) if length.unit == TimeUnit.BATCH else 1
+        behind, ahead = min(max(passed, begun), until) - begun, until - min(max(passed, begun), until)
+        raw += (behind + ahead) * takes
+        positions += behind * takes * share_so_far + ahead * takes / plan.tokens_per_position(index)
+        begun = until
+    return positions / raw

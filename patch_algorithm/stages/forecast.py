@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -106,9 +107,10 @@ def clock_at(algorithm: StagedAlgorithm, state: State, timestamp: Timestamp) -> 
 def after_this_step(state: State) -> Timestamp:
     """Where the clock will stand when the step that starts now has ended, by the mean size of a batch."""
     now, batches = state.timestamp, dataloader_len(state)
-    steps = max(int(now.batch.value), 1)
+    clock = present_stage(state)
+    taken, takes = max(_loader_batches(clock, now), 1), clock.loader_batches_per_step
     after = now.to_next_batch(
-        samples=math.ceil(now.sample.value / steps), tokens=math.ceil(now.token.value / steps)
+        samples=math.ceil(now.sample.value * takes / taken), tokens=math.ceil(now.token.value * takes / taken)
     )
     # Composer counts an epoch only once its last batch's events are over.
     if batches is not None and int(after.batch_in_epoch.value) >= batches:
@@ -158,13 +160,15 @@ def tokens_left(state: State) -> list[tuple[StageClock, float]] | None:
     """
     algorithm = find_patch_level(state)
     stages = [present_stage(state)] if algorithm is None else coming_stages(algorithm, state)
-    left, before = [], float(raw_tokens(state.timestamp))
-    for stage in stages:
-        ends = _tokens_at(stage.ends, state)
-        if ends is None:
-            return None
-        left.append((stage, max(ends - before, 0.0)))
-        before = max(ends, before)
+    ends = _loader_batches_at_ends(stages, state)
+    if ends is None:
+        return None
+    before = _loader_batches(stages[0], state.timestamp)
+    size = raw_tokens(state.timestamp) / before
+    left = []
+    for stage, end in zip(stages, ends, strict=True):
+        left.append((stage, max(end - before, 0.0) * size))
+        before = max(end, before)
     return left
 
 
@@ -180,17 +184,55 @@ def total_batches(state: State) -> int | None:
     passed = state.timestamp.get(end.unit).value
     if passed <= 0:
         return None
+    algorithm = find_patch_level(state)
+    stages = [] if algorithm is None else coming_stages(algorithm, state)
+    if end.unit != TimeUnit.BATCH and any(stage.loader_batches_per_step > 1 for stage in stages):
+        return _total_steps(stages, state)
     # Whole numbers throughout: a quotient of floats could come out a hair above one, and be rounded up.
     return int(-(-end.value * state.timestamp.batch.value // passed))
 
 
-def _tokens_at(time: Time[int], state: State) -> float | None:
-    """The raw tokens that the run will have taken at ``time``, if batches stay as they have been."""
-    batches = dataloader_len(state)
-    if batches is not None:
-        time = in_batches(time, batches)
-    passed = state.timestamp.get(time.unit).value
-    return time.value * raw_tokens(state.timestamp) / passed if passed > 0 else None
+def _loader_batches(clock: StageClock, now: Timestamp) -> int:
+    """Batches of the data loader that the run has taken; one a step, where nobody says otherwise."""
+    return int(now.batch.value) if clock.loader_batches is None else clock.loader_batches
+
+
+def _loader_batches_at_ends(stages: Sequence[StageClock], state: State) -> list[float] | None:
+    """The data loader's batches that will have been taken when each stage ends, if they stay of one size.
+
+    Returns:
+        ``None`` before the first step, and where an end cannot be told in batches.
+    """
+    now, per_epoch = state.timestamp, dataloader_len(state)
+    taken, steps = float(_loader_batches(stages[0], now)), float(now.batch.value)
+    if not taken:
+        return None
+    size = {unit: now.get(unit).value / taken for unit in (TimeUnit.SAMPLE, TimeUnit.TOKEN)}
+    found = []
+    for stage in stages:
+        end = stage.ends if per_epoch is None else in_batches(stage.ends, per_epoch)
+        takes = stage.loader_batches_per_step
+        if end.unit == TimeUnit.BATCH:
+            at_end = taken + max(end.value - steps, 0) * takes
+        elif size.get(end.unit):
+            at_end = max(end.value / size[end.unit], taken)
+        else:
+            return None
+        steps, taken = steps + (at_end - taken) / takes, at_end
+        found.append(taken)
+    return found
+
+
+def _total_steps(stages: Sequence[StageClock], state: State) -> int | None:
+    """The steps of a run whose stages take different numbers of the data loader's batches a step."""
+    ends = _loader_batches_at_ends(stages, state)
+    if ends is None:
+        return None
+    steps, taken = int(state.timestamp.batch.value), float(_loader_batches(stages[0], state.timestamp))
+    for stage, end in zip(stages, ends, strict=True):
+        more = math.ceil((end - taken) / stage.loader_batches_per_step - 1e-9)
+        steps, taken = steps + more, max(taken + more * stage.loader_batches_per_step, end)
+    return steps
 
 
 def present_stage(state: State) -> StageClock:

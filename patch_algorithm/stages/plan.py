@@ -59,6 +59,8 @@ class StageClock:
         ends: Where the present stage ends; ``max_duration`` for the token stage.
         tokens_per_position: Raw tokens that a position reads.
         targets_per_position: Tokens that a position predicts.
+        loader_batches_per_step: Batches of the data loader that a step takes.
+        loader_batches: Batches of the data loader that the run has taken so far.
     """
 
     index: int
@@ -68,6 +70,8 @@ class StageClock:
     ends: Time[int]
     tokens_per_position: int = 1
     targets_per_position: int = 1
+    loader_batches_per_step: int = 1
+    loader_batches: int | None = None
 
     @property
     def in_patches(self) -> bool:
@@ -86,6 +90,8 @@ class StagePlan:
         seq_len_from_rows: Whether ``seq_len`` is no more than the longest row seen, which longer rows
             that the model can take raise.
         sides: Which sides of the model work in patches. The configuration's; not saved.
+        constant_compute: Whether a patch step takes as many batches of the data loader as a position
+            reads tokens, so that steps of all stages compute equally many positions.
     """
 
     stages: tuple[Stage, ...]
@@ -93,6 +99,7 @@ class StagePlan:
     length: Time[int] | None
     seq_len_from_rows: bool = False
     sides: Sides = BOTH_SIDES
+    constant_compute: bool = False
 
     def is_patch_stage(self, index: int) -> bool:
         """Whether a stage is one of patches; the token stage follows them."""
@@ -109,6 +116,10 @@ class StagePlan:
     def targets_per_position(self, index: int) -> int:
         """Tokens that a position of a stage predicts."""
         return self.k_of(index) if self.sides.targets else 1
+
+    def loader_batches_per_step(self, index: int) -> int:
+        """Batches of the data loader that a step of a stage takes."""
+        return self.tokens_per_position(index) if self.constant_compute else 1
 
     def row_tokens(self, index: int, T: int) -> int:
         """Raw tokens of the rows that rows of ``T`` are cut into in a stage."""
@@ -142,6 +153,7 @@ class StagePlan:
             "seq_len_from_rows": self.seq_len_from_rows,
             "length": None if self.length is None else self.length.value,
             "length_unit": None if self.length is None else self.length.unit.value,
+            "constant_compute": self.constant_compute,
         }
 
     @classmethod
@@ -153,9 +165,14 @@ class StagePlan:
             seq_len=state["seq_len"],
             length=None if length is None else Time(length, state["length_unit"]),
             seq_len_from_rows=state["seq_len_from_rows"],
+            constant_compute=state.get("constant_compute", False),  # older checkpoints had none
         )
 
     def __str__(self) -> str:
+        constant = ", constant compute" if self.constant_compute else ""
+        return f"{self._in_words()}{constant}"
+
+    def _in_words(self) -> str:
         if not self.stages:
             return f"token level throughout, seq_len={self.seq_len}"
         if len(self.stages) == 1:
@@ -172,6 +189,7 @@ def settle(
     saved: StagePlan | None,
     on_mismatch: str,
     sides: Sides = BOTH_SIDES,
+    constant_compute: bool = False,
 ) -> StagePlan:
     """The plan of this run: the checkpoint's, if there is one and the configuration agrees with it.
 
@@ -182,13 +200,20 @@ def settle(
         saved: The checkpoint's plan, ``None`` for a new run.
         on_mismatch: One of :data:`ON_MISMATCH`.
         sides: Which sides of the model work in patches, as configured.
+        constant_compute: Whether steps of all stages compute equally much, as configured.
 
     Raises:
         ValueError: If stages are out of order, or checkpoint and configuration disagree and
             ``on_mismatch`` is ``error``.
     """
     fractions = not all(isinstance(end, Time) for _, end in asked)
-    configured = StagePlan(_resolved(asked, length), seq_len, length if fractions else None, sides=sides)
+    configured = StagePlan(
+        stages=_resolved(asked, length),
+        seq_len=seq_len,
+        length=length if fractions else None,
+        sides=sides,
+        constant_compute=constant_compute,
+    )
     return (
         configured if saved is None else _agreed(asked, configured, replace(saved, sides=sides), on_mismatch)
     )
@@ -203,7 +228,8 @@ def _agreed(
     if configured.length is not None and saved.length is not None:
         as_started = _resolved(asked, saved.length)
     same_stages = _same_stages(as_started, saved.stages)
-    if same_stages and (None in (seq_len, saved.seq_len) or seq_len == saved.seq_len):
+    same_steps = configured.constant_compute == saved.constant_compute
+    if same_stages and same_steps and (None in (seq_len, saved.seq_len) or seq_len == saved.seq_len):
         if not _same_stages(configured.stages, saved.stages):
             warn(
                 f"The run was started with {saved}, which holds; the same fractions of the present "

@@ -24,6 +24,7 @@ class Timeline:
         seq_len: Positions, as configured; ``None`` for the default.
         on_mismatch: What to do where a checkpoint disagrees; one of :data:`.ON_MISMATCH`.
         sides: Which sides of the model work in patches, as configured.
+        constant_compute: Whether steps of all stages compute equally much, as configured.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class Timeline:
         seq_len: int | None,
         on_mismatch: str,
         sides: Sides = BOTH_SIDES,
+        constant_compute: bool = False,
     ) -> None:
         self._asked = asked
+        self._constant_compute = constant_compute
         self._sides = sides
         self._seq_len = seq_len
         self._on_mismatch = on_mismatch
@@ -83,7 +86,7 @@ class Timeline:
         """
         if length is None and self._fractions:
             return None
-        return settle(self._asked, self._seq_len, length, None, self._on_mismatch, self._sides)
+        return self._settle_with(length, None)
 
     def note_length(self, max_duration: Time | None) -> None:
         """Keeps the length that the trainer was built with: a fit of a part of it sets ``max_duration``."""
@@ -161,7 +164,23 @@ class Timeline:
             ends=plan.stages[index].until if plan.is_patch_stage(index) else max_duration(state),
             tokens_per_position=plan.tokens_per_position(index),
             targets_per_position=plan.targets_per_position(index),
+            loader_batches_per_step=plan.loader_batches_per_step(index),
+            loader_batches=self._loader_batches(plan, state.timestamp),
         )
+
+    def _loader_batches(self, plan: StagePlan, now: Timestamp) -> int:
+        """Batches of the data loader that the steps before ``now`` have taken."""
+        batch, taken = int(now.batch.value), 0
+        for index in sorted(self._started, reverse=True):
+            start = min(int(self._started[index].batch.value), batch)
+            taken += (batch - start) * plan.loader_batches_per_step(index)
+            batch = start
+        return taken + batch  # what lies before all of it was trained without stages
+
+    def loader_batches_of_step(self, batch: int) -> int:
+        """Batches of the data loader that make up the run's step ``batch``, which may be past."""
+        begun = [i for i, start in self._started.items() if int(start.batch.value) <= batch]
+        return self.plan.loader_batches_per_step(max(begun, default=self.stage))
 
     def never_switches(self, state: State) -> bool:
         """Whether the last patch stage ends no earlier than the run, as far as can be told."""
@@ -189,7 +208,11 @@ class Timeline:
         self._started = {index: timestamp_of(values) for index, values in state.get("started", {}).items()}
 
     def _settled(self, state: State, saved: StagePlan | None) -> StagePlan:
-        return settle(self._asked, self._seq_len, self._length(state), saved, self._on_mismatch, self._sides)
+        return self._settle_with(self._length(state), saved)
+
+    def _settle_with(self, length: Time[int] | None, saved: StagePlan | None) -> StagePlan:
+        asked, sides, constant = self._asked, self._sides, self._constant_compute
+        return settle(asked, self._seq_len, length, saved, self._on_mismatch, sides, constant)
 
     def _length(self, state: State) -> Time[int] | None:
         if not self._fractions:

@@ -1,0 +1,149 @@
+"""Steps of several batches of the data loader: what constant compute per step is made of.
+
+The trainer's loader is asked several times for one step, before the trainer counts it. So its order, its
+clock and its resumption stay its own: k batches of B rows are k * B rows for all that count rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from composer.core import State, TimeUnit
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from patch_algorithm.common.announce import announce
+from patch_algorithm.stages.timeline import Timeline
+from patch_algorithm.stages.trainer_clock import max_duration
+
+__all__ = ["JoiningLoader", "join", "join_batches", "take_apart"]
+
+
+class JoiningLoader:
+    """A data loader whose steps take one or several batches of another.
+
+    It has no length: steps of an epoch depend on where in it a stage ends.
+
+    Args:
+        loader: The loader that is joined.
+        begin: Called where an epoch's iteration begins; gives the number of its first step.
+        batches_of_step: The batches of a step, by its number.
+    """
+
+    def __init__(
+        self, loader: Iterable[Any], begin: Callable[[], int], batches_of_step: Callable[[int], int]
+    ) -> None:
+        self.loader = loader
+        self._begin = begin
+        self._batches_of_step = batches_of_step
+        self._told = False
+
+    @property
+    def dataset(self) -> Any:
+        """The data set of the loader that is joined."""
+        return getattr(self.loader, "dataset", None)
+
+    def __iter__(self) -> Iterator[Any]:
+        step = self._begin()
+        batches = iter(self.loader)
+        # Asked step by step: a stage may end between two of them.
+        while group := list(islice(batches, wanted := self._batches_of_step(step))):
+            if len(group) < wanted:
+                self._tell(len(group), wanted)
+            yield join(group)
+            step += 1
+
+    def _tell(self, found: int, wanted: int) -> None:
+        if not self._told:
+            self._told = True
+            announce(
+                f"patch_level: the last patch step of the epoch takes the {found} batches that are left "
+                f"instead of {wanted}, so that every row is read."
+            )
+
+
+def join(batches: Sequence[Any]) -> Any:
+    """One batch of the rows of several, in their order.
+
+    Raises:
+        ValueError: If they are no mappings of tensors and lists, or their rows differ in length.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    if not isinstance(first, Mapping):
+        raise ValueError(
+            f"constant_compute joins batches that are mappings, as llm-foundry's are; the data loader gave a "
+            f"{type(first).__name__}. Use such a data loader, or set constant_compute: false."
+        )
+    return {key: _joined(key, [batch[key] for batch in batches]) for key in first}
+
+
+def _joined(key: str, values: list[Any]) -> Any:
+    if all(isinstance(value, torch.Tensor) and value.dim() for value in values):
+        shapes = {tuple(value.shape[1:]) for value in values}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"constant_compute joins batches whose rows are of one length; {key!r} came in "
+                f"{sorted(shapes)}. Pad all rows to one length, or set constant_compute: false."
+            )
+        return torch.cat(values)
+    if all(isinstance(value, list) for value in values):
+        return [entry for value in values for entry in value]
+    raise ValueError(
+        f"constant_compute cannot join {key!r} of the batches, a {type(values[0]).__name__}; expected a "
+        "tensor or a list with one entry per row. Leave it out of the batch, or set constant_compute: false."
+    )
+
+
+def join_batches(state: State, timeline: Timeline) -> None:
+    """Puts a :class:`JoiningLoader` in the place of the trainer's loader for a fit, if the run wants it.
+
+    ``state.train_dataloader`` stays the loader itself, of which Composer saves and loads the state.
+
+    Raises:
+        ValueError: For a run in epochs, whose steps depend on where the switch falls.
+    """
+    take_apart(state)  # from a fit that broke off
+    if not timeline.plan.constant_compute or not timeline.plan.stages:
+        return
+    end = max_duration(state)
+    if end.unit == TimeUnit.EPOCH:
+        raise ValueError(
+            f"constant_compute: max_duration={end.to_timestring()!r} is in epochs, and how many "
+            "steps an epoch has depends on where the switch falls in it. Give max_duration in batches, "
+            "samples or tokens ('ba', 'sp' or 'tok')."
+        )
+    loader: Any = state.dataloader
+
+    def begin() -> int:
+        now = state.timestamp
+        sampler = _distributed_sampler(loader)
+        if sampler is not None:
+            sampler.set_epoch(int(now.epoch.value))  # Composer does it for loaders of torch alone
+        # A loader that does not resume by itself is wound forward from the start of the epoch.
+        resumes = "train" in state.dataset_resumption
+        return int(now.batch.value) - (0 if resumes else int(now.batch_in_epoch.value))
+
+    steps = state.dataloader_len
+    known = len(loader) if hasattr(loader, "__len__") and steps is not None else None
+    # A number of steps that somebody has set holds; that of the loader counts something else now.
+    asked = -1 if steps is None or known is None or int(steps.value) >= known else int(steps.value)
+    joining = JoiningLoader(loader, begin, timeline.loader_batches_of_step)
+    state.set_dataloader(joining, state.dataloader_label, asked)
+
+
+def take_apart(state: State) -> None:
+    """Gives the trainer its own loader back."""
+    if isinstance(state.dataloader, JoiningLoader):
+        state.set_dataloader(state.dataloader.loader, state.dataloader_label)
+
+
+def _distributed_sampler(loader: Any) -> DistributedSampler[Any] | None:
+    if not isinstance(loader, DataLoader):
+        return None
+    samplers = (loader.batch_sampler, loader.sampler)
+    return next((found for found in samplers if isinstance(found, DistributedSampler)), None)
