@@ -180,7 +180,7 @@ class BuiltinCorpusTokenizer(PreTrainedTokenizerBase):
         if not tokenizer.is_dir():
             raise ValueError(
                 f"The built-in corpus is not prepared: there is no {tokenizer}. Start the run with "
-                "`composer train.py YAML`, which prepares it, or prepare it once with "
+                "`patch-level train YAML`, which prepares it, or prepare it once with "
                 "`patch-level prepare YAML`, from the same folder and with the same overrides."
             )
         return PreTrainedTokenizerFast.from_pretrained(str(tokenizer), **kwargs)
