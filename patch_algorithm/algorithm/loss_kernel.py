@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from patch_algorithm.common.announce import announce
-from patch_algorithm.loss.kernels import FUSED_BY_DEFAULT, check_kernel
+from patch_algorithm.loss.kernels import FUSED_BY_DEFAULT, can_run_triton, check_kernel
 
 __all__ = ["prepare_kernel"]
 
 _TORCH_NAMES = {"gpu": "cuda", "tpu": "xla"}
 _CAN_BE_CHOSEN = (
     "patch_level: the loss is computed by torch operations. loss_kernel: triton selects fused kernels, which "
-    "move about a tenth of the bytes through memory; not the default, because not yet timed on a GPU."
+    "read the logits once forward and once backward; not the default, because not yet timed on a GPU."
 )
 
 
@@ -31,5 +31,5 @@ def prepare_kernel(kernel: str, device_name: str) -> None:
         check_kernel(kernel, device)
     except ValueError as error:
         raise ValueError(f"loss_kernel={kernel!r}: {error}") from error
-    if kernel == "auto" and device.type == "cuda" and not FUSED_BY_DEFAULT:
+    if kernel == "auto" and device.type == "cuda" and not FUSED_BY_DEFAULT and can_run_triton(device):
         announce(_CAN_BE_CHOSEN)

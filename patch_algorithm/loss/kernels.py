@@ -7,7 +7,7 @@ import os
 
 import torch
 
-__all__ = ["FUSED_BY_DEFAULT", "LOSS_KERNELS", "check_kernel", "chosen_kernel"]
+__all__ = ["FUSED_BY_DEFAULT", "LOSS_KERNELS", "can_run_triton", "check_kernel", "chosen_kernel"]
 
 LOSS_KERNELS = ("auto", "torch", "triton")
 """Implementations of the loss: torch operations on a chunk of rows at a time, the fused Triton kernels, or
@@ -55,6 +55,11 @@ def chosen_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
         fused = FUSED_BY_DEFAULT and device.type == "cuda" and dtype in _DTYPES
         return "triton" if fused and not _missing_for_triton(device) else "torch"
     return kernel
+
+
+def can_run_triton(device: torch.device) -> bool:
+    """Whether the fused kernels run on a device."""
+    return _missing_for_triton(device) is None
 
 
 def _missing_for_triton(device: torch.device) -> str | None:

@@ -53,10 +53,15 @@ def test_a_gpu_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     prepare_kernel("triton", "gpu")
 
 
-def test_on_a_gpu_auto_says_that_another_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    for kernel, device in [("auto", "cpu"), ("torch", "gpu"), ("auto", "mps")]:
+def test_on_a_gpu_auto_says_that_another_can_be_chosen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    for kernel, device in [("auto", "cpu"), ("torch", "gpu"), ("auto", "mps"), ("auto", "gpu")]:
         prepare_kernel(kernel, device)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "", "of a GPU that cannot run them, too"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     prepare_kernel("auto", "gpu")
     assert "loss_kernel: triton" in capsys.readouterr().err
 

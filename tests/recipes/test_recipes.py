@@ -62,6 +62,13 @@ def test_the_papers_shapes_have_the_papers_sizes(size: str) -> None:
     assert sum(p.numel() for p in model.parameters()) // 10**6 == SIZES[size]
 
 
+def test_the_evenings_llama_has_the_size_of_its_title() -> None:
+    recipe = find_recipe("evening-125m")
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**read_config(str(recipe.path)).model.config_overrides))
+    assert f"A Llama of {round(model.num_parameters() / 1e6)}M" in recipe.title
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_papers_settings(size: str) -> None:
     cfg = read_config(str(find_recipe(f"paper/llama-{size}").path))
