@@ -42,7 +42,7 @@ def constant(**changes: Any) -> PatchLevel:
 
 
 @pytest.mark.parametrize(
-    ("length", "steps"), [("8ba", 8), ("80sp", 8), ("1280tok", 6)], ids=["batches", "samples", "tokens"]
+    ("length", "steps"), [("8ba", 8), ("80sp", 8), ("1280tok", 11)], ids=["batches", "samples", "tokens"]
 )
 def test_steps_of_both_stages_compute_equally_many_positions(length: str, steps: int) -> None:
     read = Read()
@@ -53,7 +53,7 @@ def test_steps_of_both_stages_compute_equally_many_positions(length: str, steps:
     taken = [4 * 4 * 16 if stage == 0 else 4 * 16 for stage in metrics(trainer, "patch_level/stage")]
     assert read.tokens == [sum(taken[: i + 1]) for i in range(len(taken))]
     assert metrics(trainer, "patch_level/stage").count(0) == {"8ba": 4, "80sp": 4, "1280tok": 3}[length]
-    assert int(trainer.state.timestamp.batch.value) == len(taken)
+    assert int(trainer.state.timestamp.batch.value) == len(taken) == steps
 
 
 @pytest.mark.parametrize("batch", [2, 4, 5])
