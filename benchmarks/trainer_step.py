@@ -99,9 +99,12 @@ def loader(rows: int, tokens: int, vocabulary: int) -> DataLoader:
 
 
 def trainer(
-    model: ComposerModel, data: DataLoader | DataSpec, algorithms: list[Any]
+    model: ComposerModel,
+    data: DataLoader | DataSpec,
+    algorithms: list[Any],
+    microbatch_rows: int | None = None,
 ) -> tuple[Trainer, StepTimer]:
-    """A trainer that takes one step per call of ``fit('1ba')``."""
+    """A trainer that takes one step per call of ``fit('1ba')``, in one microbatch if not said."""
     timer = StepTimer()
     made = Trainer(
         model=model,
@@ -114,6 +117,7 @@ def trainer(
         progress_bar=False,
         precision="fp32",
         device="cpu" if not torch.cuda.is_available() else "gpu",
+        device_train_microbatch_size=microbatch_rows,
         seed=1,
     )
     return made, timer
