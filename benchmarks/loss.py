@@ -119,7 +119,7 @@ def compare(vocabulary: int, dtype: str, args: argparse.Namespace) -> tuple[list
     formulations |= {COMPILED: compiled} if args.compiled else {}
     formulations |= {EXPANDED: expanded} if args.expanded else {}
     logits_NV, targets_NK = inputs(vocabulary, DTYPES[dtype], args)
-    label = f"{vocabulary // 1000}k {dtype}"
+    label = f"{vocabulary // 1000}k {dtype}, {len(logits_NV)} positions"
     buffers = {name: extra_buffers(loss, logits_NV, targets_NK) for name, loss in formulations.items()}
     seconds: dict[str, list[float]] = {name: [] for name in formulations}
     for index in range(args.pairs + 2):
