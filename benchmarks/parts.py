@@ -20,7 +20,7 @@ PAIRS, QUICK_PAIRS = 30, 2
 
 
 def _steps(quick: bool, **changes: Any) -> Namespace:
-    full = {"rows": 4, "positions": 128, "vocabulary": 8192, "k": 4, "pairs": PAIRS, "steps": 3}
+    full = {"rows": 4, "positions": 128, "vocabulary": 8192, "k": 4, "pairs": PAIRS, "steps": 6}
     tiny = {"rows": 2, "positions": 8, "vocabulary": 64, "k": 4, "pairs": QUICK_PAIRS, "steps": 6}
     return Namespace(**((tiny if quick else full) | changes))
 
