@@ -12,6 +12,7 @@ from patch_algorithm.data.conversion.documents import TRAIN, VAL, Task
 from patch_algorithm.data.conversion.workdir import PLAN_FORMAT
 from patch_algorithm.data.conversion.writing import RowFormat
 from patch_algorithm.data.dataset.remote import is_url
+from patch_algorithm.data.readers.empty import check_not_empty
 from patch_algorithm.data.readers.find import find_sources
 from patch_algorithm.data.readers.labels import check_labels
 from patch_algorithm.data.readers.source import Reading, Source
@@ -176,7 +177,7 @@ class Conversion:
         return self.out_folder.with_name(f".{self.out_folder.name}.partial")
 
     def find_sources(self) -> list[Source]:
-        """The sources themselves."""
+        """The sources themselves, the beginnings of which are looked at."""
         sources = find_sources(
             self.sources,
             hub_config=self.hub_config,
@@ -189,6 +190,8 @@ class Conversion:
                 f"--val-fraction is {self.val_fraction}, and there are sources for the split val already. "
                 "Ask for one of both, or train on those files, too, with --splits all-train."
             )
+        if self.on_error == "stop":
+            check_not_empty(sources, self.reading)
         if self.split_by_component:
             check_labels(sources, self.reading, stop=self.on_error == "stop")
         return sources

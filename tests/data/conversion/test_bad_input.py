@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from patch_algorithm.data.conversion.conversion import ConversionError
+from patch_algorithm.data.conversion.estimation import estimate
 from patch_algorithm.data.tokens import engine as engine_module
 from patch_algorithm.data.tokens.encoding import Encoder, load_tokenizer
 from tests.data.support import (
@@ -162,15 +165,32 @@ def test_a_damaged_file(suffix: str, source: Path, tokenizer: Path, tmp_path: Pa
     assert report.info.skipped == {"damaged file": 1}
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n\n"])
-def test_an_empty_file(content: bytes, source: Path, tokenizer: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty.jsonl"
-    empty.write_bytes(content)
+def empty_files(folder: Path) -> list[Path]:
+    made = [folder / name for name in ("a.jsonl", "b.jsonl", "c.json", "d.jsonl.gz", "e.parquet")]
+    for path, content in zip(made, (b"", b"\n \n\n", b" [ ] ", gzip.compress(b"")), strict=False):
+        path.write_bytes(content)
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), made[-1])
+    return made
+
+
+def test_empty_files_are_named_before_work_begins(source: Path, tokenizer: Path, tmp_path: Path) -> None:
     source.write_bytes(lines(documents(50)))
-    with pytest.raises(ConversionError, match=r"empty\.jsonl: empty file"):
-        run([empty, source], tokenizer, tmp_path / "out")
-    report = run([empty, source], tokenizer, tmp_path / "out", on_error="skip")
-    assert report.info.skipped == {"empty file": 1}
+    (tmp_path / "empty").mkdir()
+    empty, out = empty_files(tmp_path / "empty"), tmp_path / "out"
+    for ask in (run, lambda *asked: estimate(options(*asked))):
+        with pytest.raises(ValueError, match=r"5 of 6 files hold no documents: .*a\.jsonl, .*e\.parquet\. "):
+            ask([source, *empty], tokenizer, out)
+    assert not out.with_name(".out.partial").exists()
+    report = run([source, *empty], tokenizer, out, on_error="skip")
+    assert report.info.skipped == {"empty file": 5}
+    run([source], tokenizer, tmp_path / "alone")
+    assert stream_tokens(out, "train").tolist() == stream_tokens(tmp_path / "alone", "train").tolist()
+
+
+def test_a_large_file_of_white_space_is_empty(source: Path, tokenizer: Path, tmp_path: Path) -> None:
+    source.write_bytes(b" \n" * 20_000)
+    with pytest.raises(ConversionError, match=r"a\.jsonl: empty file"):
+        run([source], tokenizer, tmp_path / "out")
 
 
 def test_a_tokenizer_without_eos(source: Path, tokenizer: Path, tmp_path: Path) -> None:
