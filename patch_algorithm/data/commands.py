@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,48 +17,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-class OnError(str, Enum):
-    """What to do at a bad document."""
-
-    stop = "stop"
-    skip = "skip"
-
-
-class SpecialTokens(str, Enum):
-    """How strings that look like special tokens are encoded."""
-
-    text = "text"
-    allow = "allow"
-
-
-class Compression(str, Enum):
-    """How shards are compressed."""
-
-    zstd = "zstd"
-
-
-class SplitsBy(str, Enum):
-    """What becomes of files that are named for validation or test."""
-
-    by_name = "by-name"
-    all_train = "all-train"
-
-
-class EncoderName(str, Enum):
-    """The library that makes the ids."""
-
-    auto = "auto"
-    tokenizers = "tokenizers"
-    fast = "fast"
-
-
-class EngineName(str, Enum):
-    """Where the work is done."""
-
-    local = "local"
-    ray = "ray"
 
 
 @app.command(
@@ -102,8 +59,8 @@ def convert(
         int | None, typer.Option(min=0, help="Worker processes, 0 for none; as many as cores by default.")
     ] = None,
     on_error: Annotated[
-        OnError, typer.Option(help="At a bad document: stop, or skip and count it.")
-    ] = OnError.stop,
+        Literal["stop", "skip"], typer.Option(help="At a bad document: stop, or skip and count it.")
+    ] = "stop",
     text_field: Annotated[
         str, typer.Option(help="The field, or column, that holds the text; a dot leads into an object.")
     ] = "text",
@@ -115,7 +72,7 @@ def convert(
         ),
     ] = None,
     splits: Annotated[
-        SplitsBy | None,
+        Literal["by-name", "all-train"] | None,
         typer.Option(
             help="Files that are named for validation or test: into splits of their own, or train on them. "
             "By default by-name if there are files named for training, else such names are refused."
@@ -124,16 +81,16 @@ def convert(
     eos: Annotated[bool, typer.Option(help="End every document with the EOS token.")] = True,
     bos: Annotated[bool, typer.Option(help="Begin every document with the BOS token.")] = False,
     special_tokens: Annotated[
-        SpecialTokens, typer.Option(help="What `<|endoftext|>` in a text is: text, or the token.")
-    ] = SpecialTokens.text,
+        Literal["text", "allow"], typer.Option(help="What `<|endoftext|>` in a text is: text, or the token.")
+    ] = "text",
     encoder: Annotated[
-        EncoderName,
+        Literal["auto", "tokenizers", "fast"],
         typer.Option(
             help="The library that makes the ids, which are the same: tokenizers, or `fast` (fastokens, "
             "checked against it); auto is fast where it is installed and agrees."
         ),
-    ] = EncoderName.auto,
-    compression: Annotated[Compression | None, typer.Option(help="Compress the shards.")] = None,
+    ] = "auto",
+    compression: Annotated[Literal["zstd"] | None, typer.Option(help="Compress the shards.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate from a sample; write nothing.")
     ] = False,
@@ -141,8 +98,8 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace a finished dataset, or other unfinished work.")
     ] = False,
     engine: Annotated[
-        EngineName, typer.Option(help="Work on this machine, or on a Ray cluster.")
-    ] = EngineName.local,
+        Literal["local", "ray"], typer.Option(help="Work on this machine, or on a Ray cluster.")
+    ] = "local",
     ray_address: Annotated[str, typer.Option(help="The Ray cluster.")] = "auto",
     work_dir: Annotated[
         str | None,
@@ -168,8 +125,6 @@ def convert(
     asked["sources"] = (*asked.pop("source"), *(asked.pop("more") or ()))
     megabytes = asked.pop("builtin_megabytes")
     asked["hub_config"], asked["hub_split"] = asked.pop("hf_config"), asked.pop("hf_split")
-    for name in ("on_error", "special_tokens", "compression", "engine", "splits", "encoder"):
-        asked[name] = asked[name].value if asked[name] is not None else None
     del asked["dry_run"], asked["report"]
     with errors_as_exit_codes("data convert", when_stopped="stopped; the same command continues."):
         from patch_algorithm.data.conversion.conversion import convert as convert_data

@@ -11,6 +11,7 @@ import numpy as np
 import zstandard
 from tokenizers import Tokenizer
 
+from patch_algorithm.common.tables import table
 from patch_algorithm.data.dataset.description import (
     TOKENIZER_JSON,
     DatasetInfo,
@@ -194,14 +195,5 @@ def _skipped(info: DatasetInfo) -> Iterator[str]:
             yield f"  {number:,}  {reason}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns side by side: words to the left, numbers to the right."""
-    columns = list(zip(*rows, strict=True))
-    words = [not all(cell[0].isdigit() for cell in column[1:]) for column in columns]
-    widths = [max(len(cell) for cell in column) for column in columns]
-    for row in rows:
-        cells = (
-            f"{cell:<{width}}" if word else f"{cell:>{width}}"
-            for cell, width, word in zip(row, widths, words, strict=True)
-        )
-        yield "  " + "  ".join(cells).rstrip()
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {line}" for line in table(rows)]
