@@ -2,28 +2,50 @@
 
     python -m benchmarks.recipes --out DIR
 
-trains each for a dozen steps on the built-in corpus, on a CPU, and prints one row for each.
+trains each for a dozen steps on the built-in corpus, on a CPU, and prints one row for each. What is done
+is kept in DIR/losses.jsonl: the same command goes on after it. ``--report benchmarks/results`` also
+writes a dated report.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import gc
+import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from patch_algorithm.recipes import Recipe, find_recipe, recipes
 
-__all__ = ["Case", "Losses", "cases", "commands", "header", "shrunken", "train"]
+__all__ = [
+    "Case",
+    "Losses",
+    "cases",
+    "commands",
+    "header",
+    "places",
+    "row",
+    "shrunken",
+    "train",
+    "train_all",
+]
 
 L = 32
 """Positions of a shrunken row; of the quickstart's and the CPU recipe's, which bring their own data, more."""
 VOCABULARY = 1024
 _LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 _TRAINS = re.compile(r"(?:composer train\.py|composer -m patch_algorithm\.train|patch-level train) (.*)")
+_SENTENCE_ENDS = re.compile(r"(?<=\.)\s+(?=[A-Z0-9`])")
+_PLACE = re.compile(r"(Table|Figure|Appendix|Section) \w+\.$")
 _WRITES = re.compile(r"patch-level recipe (.*)")
 
 
@@ -49,9 +71,12 @@ class Case:
         """What it reproduces: the recipe's title, or what the header says below the variant's command."""
         if not self.variant:
             return self.recipe.title
-        below = header(self.recipe.text).partition(f"--out {self.variant}.yaml")[2].splitlines()
-        said = [line.strip() for line in below[1:] if line.startswith("    ")]
-        return said[0] if said else f"token-only run of {self.recipe.name}"
+        below = header(self.recipe.text).partition(f"--out {self.variant}.yaml")[2].partition("\n")[2]
+        said = [line.strip() for line in below.partition("\n\n")[0].splitlines() if line.startswith("    ")]
+        if not said:
+            return f"token-only run of {self.recipe.name}"
+        place, *sentences = _SENTENCE_ENDS.split(" ".join(said))
+        return " ".join([place, *sentences[:1]]) if _PLACE.match(place) else place
 
     def value(self, key: str) -> str | None:
         """What an override sets a key to."""
@@ -114,6 +139,8 @@ def places(case: Case, folder: Path) -> list[str]:
             f"save_folder={folder}/run",
             f"callbacks.hf_checkpointer.save_folder={folder}/run",
         ]
+    if case.recipe.name.startswith("finetune/"):
+        return _to_tune(folder)
     size = "model.vocab_size" if "mpt_causal_lm" in text else "model.config_overrides.vocab_size"
     epochs = (case.value("max_duration") or "").endswith("ep")
     rows = _row_tokens(case)
@@ -129,6 +156,29 @@ def places(case: Case, folder: Path) -> list[str]:
 def _row_tokens(case: Case) -> int:
     found = [one for one in shrunken(case) if one.startswith("variables.tokens_per_row=")]
     return int(found[-1].partition("=")[2])
+
+
+def _to_tune(folder: Path) -> list[str]:
+    """A small model as an export leaves it, beside its tokenizer, and instructions for it."""
+    from transformers.models.auto.tokenization_auto import AutoTokenizer
+    from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+
+    data = _corpus(folder / "rows-128", 128, few=False)
+    finished, instructions = folder / "finished", folder / "instructions"
+    AutoTokenizer.from_pretrained(data / "tokenizer").save_pretrained(finished)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(finished)
+    instructions.mkdir(exist_ok=True)
+    lines = [json.dumps({"prompt": f"What is {i} + 1?", "response": f"It is {i + 1}."}) for i in range(64)]
+    (instructions / "train.jsonl").write_text("\n".join(lines))
+    return [f"variables.model={finished}", f"train_loader.dataset.hf_name={instructions}"]
 
 
 def _corpus(folder: Path, row_tokens: int, few: bool) -> Path:
@@ -163,25 +213,91 @@ def row(case: Case, losses: Losses) -> str:
     return f"| `{case}` | {case.title} | {' | '.join(cells)} |"
 
 
+HEAD = "| recipe | what it is | patch stage, loss | token stage, loss |\n|---|---|---|---|"
+
+
+def train_all(wanted: Sequence[Case], out: Path) -> Iterator[tuple[Case, Losses]]:
+    """Trains cases, each as it comes, but for those that a file in the folder has the losses of.
+
+    A case is trained again where its recipe or its overrides have changed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    record = out / "losses.jsonl"
+    done: dict[str, Mapping[str, Any]] = {}
+    for line in record.read_text("utf-8").splitlines() if record.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        done[entry["case"]] = entry
+    for case in wanted:
+        entry = done.get(str(case))
+        if entry is not None and entry["digest"] == _digest(case):
+            yield case, Losses(**entry["losses"])
+            continue
+        begun = time.perf_counter()
+        losses = _train_case(case, out)
+        seconds = round(time.perf_counter() - begun, 1)
+        new = {"case": str(case), "digest": _digest(case), "seconds": seconds, "losses": asdict(losses)}
+        with record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(new) + "\n")
+        yield case, losses
+
+
+def _train_case(case: Case, out: Path) -> Losses:
+    saved = out / "saved"
+    if saved.exists():
+        shutil.rmtree(saved)
+    gc.collect()  # the trainer before this one
+    return train(case.recipe, [*shrunken(case), *places(case, out), f"save_folder={saved}"])
+
+
+def _digest(case: Case) -> str:
+    return hashlib.sha256("\n".join([case.recipe.text, *shrunken(case)]).encode()).hexdigest()
+
+
+def _report(rows: Sequence[str], folder: Path) -> Path:
+    """Writes the table with its date, command and machine."""
+    from benchmarks.pairs import command, free_path, hardware, versions
+
+    day = datetime.date.today().isoformat()
+    path = free_path(folder, f"{day}-recipes", ".md")
+    lines = [
+        f"# Recipes, {day}",
+        "",
+        f"Command: `{command()}`",
+        "",
+        f"Machine: {hardware()}; {versions()}.",
+        "",
+        "Every recipe and variant, shrunken by the overrides of its own header to about a dozen steps of a "
+        "model of two layers: it shows that each one trains, and nothing of what its full size will do. "
+        "First and last loss of each stage, in nats; those of the two stages are not comparable.",
+        "",
+        HEAD,
+        *rows,
+    ]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="an empty folder for data and runs")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for data, runs and what is done")
     parser.add_argument("--only", default="", help="only cases whose name holds this")
+    parser.add_argument("--report", type=Path, help="a folder for a dated report of all cases")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    print("| recipe | what it is | patch stage, loss | token stage, loss |\n|---|---|---|---|")
-    for case in cases():
-        if options.only in str(case) and not case.recipe.name.startswith("finetune/"):
-            folder = options.out / str(case).replace("/", "-").replace(":", "-")
-            print(
-                row(
-                    case,
-                    train(
-                        case.recipe, [*shrunken(case), *places(case, options.out), f"save_folder={folder}"]
-                    ),
-                )
-            )
+    if options.report is not None and options.only:
+        parser.error("--report is of all cases; leave --only out.")
+    for message in ("The switch at", "patch_level has no effect"):
+        warnings.filterwarnings("ignore", message)  # runs that are whole in one stage on purpose
+    rows = []
+    print(HEAD)
+    for case, losses in train_all([case for case in cases() if options.only in str(case)], options.out):
+        rows.append(row(case, losses))
+        print(rows[-1], flush=True)
+    if options.report is not None:
+        print(f"\n{_report(rows, options.report)}")
 
 
 if __name__ == "__main__":

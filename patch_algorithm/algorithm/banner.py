@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from composer.core import Time, Timestamp
 
@@ -41,10 +41,7 @@ def banner(
     if weights != "uniform" and plan.is_patch_stage(stage):
         lines.append(f"  {_weights(weights)}")
     if plan.constant_compute and plan.is_patch_stage(stage):
-        takes = plan.loader_batches_per_step(stage)
-        lines.append(
-            f"  constant compute: a patch step takes {takes} batches of the data loader, a token step 1"
-        )
+        lines.append(f"  {_batches(plan, stage)}")
     lines += _note_on_growth(plan, T, stage)
     return "\n".join(lines)
 
@@ -91,6 +88,21 @@ def _weights(weights: TargetWeights) -> str:
         "1/i at the i-th place" if isinstance(weights, str) else " : ".join(f"{one:g}" for one in weights)
     )
     return f"target_weights: {by_place} of the next patch, scaled to a mean of 1"
+
+
+def _batches(plan: StagePlan, stage: int) -> str:
+    left = range(stage, len(plan.stages))
+    if len(left) == 1:
+        steps = f"a patch step takes {plan.loader_batches_per_step(stage)}"
+    else:
+        steps = f"steps of k={_listed(plan.k_of(index) for index in left)} take "
+        steps += _listed(plan.loader_batches_per_step(index) for index in left)
+    return f"constant compute: {steps} batches of the data loader, a token step 1"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}"
 
 
 def _compute(plan: StagePlan, stage: int, end: Time, now: Timestamp, share_so_far: float) -> str:

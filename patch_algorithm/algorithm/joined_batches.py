@@ -11,11 +11,12 @@ from itertools import islice
 from typing import Any
 
 import torch
-from composer.core import State, TimeUnit
+from composer.core import State
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from patch_algorithm.common.announce import announce
+from patch_algorithm.stages.plan import require_equal_steps
 from patch_algorithm.stages.timeline import Timeline
 from patch_algorithm.stages.trainer_clock import max_duration
 
@@ -110,13 +111,7 @@ def join_batches(state: State, timeline: Timeline) -> None:
     take_apart(state)  # from a fit that broke off
     if not timeline.plan.constant_compute or not timeline.plan.stages:
         return
-    end = max_duration(state)
-    if end.unit == TimeUnit.EPOCH:
-        raise ValueError(
-            f"constant_compute: max_duration={end.to_timestring()!r} is in epochs, and how many "
-            "steps an epoch has depends on where the switch falls in it. Give max_duration in batches, "
-            "samples or tokens ('ba', 'sp' or 'tok')."
-        )
+    require_equal_steps(max_duration(state))
     loader: Any = state.dataloader
 
     def begin() -> int:

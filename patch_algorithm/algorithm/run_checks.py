@@ -47,7 +47,7 @@ def findings_at_start(
     clock = RunClock(plan, max_duration(state), batches_per_epoch=dataloader_len(state))
     found = [*_rates(state, clock, resets_optimizer), *_weight_decay(state)]
     ks = [stage.k for stage in plan.stages]
-    found += check_stage_choice(ks, clock.switch, clock.end, resets_optimizer)
+    found += check_stage_choice(ks, clock.switch, clock.end, resets_optimizer, plan.constant_compute)
     found += _rows(state, plan, context, rehearsed)
     # The run has a warning of its own for a switch that does not come.
     return as_block([one for one in not_yet_shown(found) if one.id != "no-switch"], "patch_level")

@@ -61,7 +61,7 @@ schedule-refused           error    The scheduler cannot be built, or refuses th
 weight-decay-decoupled     warning* `decoupled_adamw` with a weight decay that is meant for `adamw`.
 
 # Stages
-ratio-high                 warning* More than 0.8 of the run is trained in patches.
+ratio-high                 warning* More than 0.8 of the run is in patches (0.5 with `constant_compute`).
 k-high                     warning* Patches of more than 8 tokens.
 token-stage-short          warning* A token stage too short to recover from the switch.
 no-switch                  warning  The run ends as a patch model. The algorithm has a warning of its own.

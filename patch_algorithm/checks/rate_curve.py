@@ -31,7 +31,7 @@ class RunClock:
         max_duration: As the trainer has it.
         samples_per_batch: Rows in a batch of the data loader; ``None`` if not known.
         tokens_per_batch: Raw tokens in one; ``None`` if not known.
-        batches_per_epoch: Steps in an epoch; ``None`` if not known.
+        batches_per_epoch: Batches of the data loader in an epoch; ``None`` if not known.
     """
 
     plan: StagePlan
@@ -107,11 +107,11 @@ class RunClock:
         """The trainer's clock when a step starts. A counter that cannot be told counts steps."""
         per_epoch, taken = self.batches_per_epoch or 0, self.loader_batches(step)
         return Timestamp(
-            epoch=step // per_epoch if per_epoch else 0,
+            epoch=taken // per_epoch if per_epoch else 0,
             batch=step,
             sample=round(taken * (self.samples_per_batch or 1)),
             token=round(taken * (self.tokens_per_batch or 1)),
-            batch_in_epoch=step % per_epoch if per_epoch else step,
+            batch_in_epoch=taken % per_epoch if per_epoch else step,
         )
 
 

@@ -174,7 +174,8 @@ def _stages(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Fin
     if run.algorithm is None:
         return []
     switch, end = (None, None) if clock is None else (clock.switch, clock.end)
-    found = check_stage_choice(run.ks, switch, end, run.algorithm.on_switch == "reset")
+    resets, constant = run.algorithm.on_switch == "reset", run.algorithm.constant_compute
+    found = check_stage_choice(run.ks, switch, end, resets, constant)
     if not run.ks or clock is None or clock.raw_tokens is None:
         return found
     return found + check_budget(clock.raw_tokens, parameter_count(run.model))

@@ -44,11 +44,6 @@ def draw(plan: Plan, path: str) -> None:
         ValueError: As :func:`check_picture`.
     """
     check_picture(path)
-    if plan.shape.plan.constant_compute:
-        raise ValueError(
-            "the picture is of steps of equal raw tokens, which a run with constant_compute does not have. "
-            "Leave it out: the text and --json have the numbers."
-        )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,20 +51,41 @@ def draw(plan: Plan, path: str) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.35))
     scale, unit = _unit(plan.costs[1].raw_tokens)
-    per_step = plan.shape.rows * plan.shape.row_tokens / scale
+    clock = _DataClock(plan.costs[1], scale)
     figure.suptitle(_title(plan), fontsize=11, color=_INK, x=0.01, ha="left")
-    _draw_rate(axes[0], plan, per_step)
-    _draw_compute(axes[1], plan, per_step)
+    _draw_rate(axes[0], plan, clock)
+    _draw_compute(axes[1], plan, clock)
     for one in axes:
-        _draw_stages(one, plan.costs[1], per_step)
+        _draw_stages(one, plan.costs[1], clock)
         one.grid(True, color="#dddddd", linewidth=0.6)
         one.set_axisbelow(True)
-        one.set_xlim(0, plan.costs[1].steps * per_step)
+        one.set_xlim(0, clock.at(plan.costs[1].steps))
         for side in ("top", "right"):
             one.spines[side].set_visible(False)
-    _name_stages(axes[0], plan.costs[1], per_step)
+    _name_stages(axes[0], plan.costs[1], clock)
     axes[1].set_xlabel(f"raw tokens{f', {unit}' if unit else ''}")
     figure.savefig(path, dpi=150, facecolor="white")
+
+
+class _DataClock:
+    """Raw tokens at a step of a run, whose stages may differ in raw tokens a step.
+
+    Args:
+        run: The run.
+        scale: Tokens of a unit.
+    """
+
+    def __init__(self, run: RunCost, scale: float) -> None:
+        self.scale = scale
+        self._stages = run.stages
+
+    def at(self, step: float) -> float:
+        """Raw tokens that the steps before ``step`` take, in units."""
+        taken = 0.0
+        for stage in self._stages:
+            share = min(max(step - stage.first_step, 0), stage.steps) / stage.steps
+            taken += share * stage.raw_tokens
+        return taken / self.scale
 
 
 def _title(plan: Plan) -> str:
@@ -87,9 +103,9 @@ def _unit(tokens: float) -> tuple[float, str]:
     return 1.0, ""
 
 
-def _draw_stages(axes: Any, run: RunCost, per_step: float) -> None:
+def _draw_stages(axes: Any, run: RunCost, clock: _DataClock) -> None:
     for stage in run.stages:
-        first, last = stage.first_step * per_step, (stage.first_step + stage.steps) * per_step
+        first, last = clock.at(stage.first_step), clock.at(stage.first_step + stage.steps)
         # A hatch beside the colour: stages are told apart in grey, too.
         hatch = "///" if stage.in_patches else None
         color = _PATCH if stage.in_patches else _TOKEN
@@ -102,11 +118,11 @@ def _draw_stages(axes: Any, run: RunCost, per_step: float) -> None:
             axes.axvline(first, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
 
 
-def _name_stages(axes: Any, run: RunCost, per_step: float) -> None:
-    whole = run.steps
+def _name_stages(axes: Any, run: RunCost, clock: _DataClock) -> None:
+    whole = clock.at(run.steps)
     for stage in run.stages:
-        middle = (stage.first_step + stage.steps / 2) * per_step
-        narrow = stage.steps / whole < 0.14
+        first, last = clock.at(stage.first_step), clock.at(stage.first_step + stage.steps)
+        middle, narrow = (first + last) / 2, (last - first) / whole < 0.14
         text = (
             f"k={stage.k}"
             if narrow and stage.in_patches
@@ -129,7 +145,7 @@ def _name_stages(axes: Any, run: RunCost, per_step: float) -> None:
         )
 
 
-def _draw_rate(axes: Any, plan: Plan, per_step: float) -> None:
+def _draw_rate(axes: Any, plan: Plan, clock: _DataClock) -> None:
     axes.set_ylabel("learning rate")
     rates = plan.rates
     if not rates.steps:
@@ -137,22 +153,22 @@ def _draw_rate(axes: Any, plan: Plan, per_step: float) -> None:
         axes.set_yticks([])
         return
     axes.plot(
-        [step * per_step for step in rates.steps], rates.values, color=_RATE, linewidth=1.8, clip_on=False
+        [clock.at(step) for step in rates.steps], rates.values, color=_RATE, linewidth=1.8, clip_on=False
     )
     axes.set_ylim(0, 1.08 * max(max(rates.values), 1e-12))
     _exponent_into_label(axes)
 
 
-def _draw_compute(axes: Any, plan: Plan, per_step: float) -> None:
+def _draw_compute(axes: Any, plan: Plan, clock: _DataClock) -> None:
     token, run, _ = plan.costs
     counted = run.flops is not None and token.flops is not None
     for cost, color, style, name in (
         (token, _TOKEN_ONLY, (0, (5, 2)), "token-only, same data"),
         (run, _RUN, "solid", "this run"),
     ):
-        x, y = _curve(cost, per_step, counted)
+        x, y = _curve(cost, clock.scale, counted)
         axes.plot(x, y, color=color, linestyle=style, linewidth=2, clip_on=False)
-        share = y[-1] / max(_curve(token, per_step, counted)[1][-1], 1e-12)
+        share = y[-1] / max(_curve(token, clock.scale, counted)[1][-1], 1e-12)
         # The one above its rising line, the other below: neither meets a line.
         above = cost is token
         at = _height(x, y, 0.62 if above else 0.8)
@@ -191,9 +207,9 @@ def _height(x: Sequence[float], y: Sequence[float], share: float) -> tuple[float
     return x[-1], y[-1]
 
 
-def _curve(cost: RunCost, per_step: float, counted: bool) -> tuple[list[float], Sequence[float]]:
+def _curve(cost: RunCost, scale: float, counted: bool) -> tuple[list[float], Sequence[float]]:
     x, y = [0.0], [0.0]
     for stage in cost.stages:
-        x.append((stage.first_step + stage.steps) * per_step)
+        x.append(x[-1] + stage.raw_tokens / scale)
         y.append(y[-1] + ((stage.flops or 0.0) if counted else stage.positions))
     return x, y

@@ -22,6 +22,10 @@ _SHORT_RATIO = 1 / 4
 _FITTED_FROM = 122
 _WARMUP = 2000
 _MOST_PASSES = 6
+_EQUAL_TOKENS = (
+    "The proposal has steps of equal raw tokens, so it turns the run's constant_compute off: its ratio is a "
+    "share of tokens. What a run computes does not depend on that, but how often it updates the weights does."
+)
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,12 @@ def suggest(shape: StepShape, model: ModelFacts, budget: Budget) -> Suggestion:
         )
         used = patch_shape
     reasons = (*reasons, *_on_data(cost, token))
+    if k > 1 and shape.plan.constant_compute:
+        reasons = (*reasons, _EQUAL_TOKENS)
     if k > 1 and budget.flops is not None:
         reasons = (*reasons, _on_compute(cost, model.parameters))
-    return Suggestion(k, ratio, (token, cost), reasons, _yaml(used, cost, k, ratio, L))
+    constant = shape.plan.constant_compute
+    return Suggestion(k, ratio, (token, cost), reasons, _yaml(used, cost, k, ratio, L, constant))
 
 
 def _choice(parameters: int, budget: Budget) -> tuple[int, str, tuple[str, ...]]:
@@ -199,13 +206,14 @@ def _on_compute(cost: RunCost, parameters: int) -> str:
     return f"{expected} token-only training of the same compute, by the public pairs that the verdict lists."
 
 
-def _yaml(shape: StepShape, cost: RunCost, k: int, ratio: str, L: int) -> str:
+def _yaml(shape: StepShape, cost: RunCost, k: int, ratio: str, L: int, constant_compute: bool) -> str:
+    off = ", constant_compute: false" if constant_compute else ""
     warmup = min(_WARMUP, max(cost.steps // 20, 1))
     lines = [f"max_duration: {cost.steps}ba"]
     if k > 1:
         lines += [
             "algorithms:",
-            f'  patch_level: {{k: {k}, ratio: "{ratio}", seq_len: {L}, on_switch: carry}}',
+            f'  patch_level: {{k: {k}, ratio: "{ratio}", seq_len: {L}, on_switch: carry{off}}}',
         ]
     lines += [
         "train_loader:",

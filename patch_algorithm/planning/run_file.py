@@ -18,7 +18,7 @@ from patch_algorithm.planning.config import Values, read_config, resolved
 from patch_algorithm.planning.data_on_disk import DataOnDisk, find_data
 from patch_algorithm.planning.model_section import ModelSection, read_model
 from patch_algorithm.stages.boundaries import run_length
-from patch_algorithm.stages.plan import StagePlan
+from patch_algorithm.stages.plan import StagePlan, require_equal_steps
 
 __all__ = ["DataSection", "Loader", "ModelSection", "Named", "RunFile"]
 
@@ -200,7 +200,7 @@ class RunFile:
             path=path,
             config=top.mapping,
             algorithm=algorithm,
-            plan=_plan(algorithm, length),
+            plan=_plan(algorithm, length, max_duration),
             max_duration=max_duration,
             length=length,
             model=read_model(top.section("model")),
@@ -245,11 +245,16 @@ def _algorithm(algorithms: Values) -> PatchLevel | None:
         raise _of_algorithm(error) from error
 
 
-def _plan(algorithm: PatchLevel | None, length: Time[int] | None) -> StagePlan | None:
+def _plan(
+    algorithm: PatchLevel | None, length: Time[int] | None, max_duration: Time[Any] | None
+) -> StagePlan | None:
     if algorithm is None:
         return StagePlan((), None, None)
     try:
-        return algorithm.plan_for(length)
+        plan = algorithm.plan_for(length)
+        if algorithm.constant_compute and max_duration is not None and (plan is None or plan.stages):
+            require_equal_steps(max_duration)
+        return plan
     except ValueError as error:
         raise _of_algorithm(error) from error
 

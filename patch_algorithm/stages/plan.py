@@ -11,7 +11,16 @@ from composer.core import Time, Timestamp, TimeUnit
 from patch_algorithm.common.announce import warn
 from patch_algorithm.stages.boundaries import Boundary, is_below, require_order, resolve_boundary
 
-__all__ = ["BOTH_SIDES", "ON_MISMATCH", "Sides", "Stage", "StageClock", "StagePlan", "settle"]
+__all__ = [
+    "BOTH_SIDES",
+    "ON_MISMATCH",
+    "Sides",
+    "Stage",
+    "StageClock",
+    "StagePlan",
+    "require_equal_steps",
+    "settle",
+]
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,20 @@ class StagePlan:
             return f"k={stage.k}, switch at {stage.until.to_timestring()}, seq_len={self.seq_len}"
         listed = ", ".join(f"k={stage.k} until {stage.until.to_timestring()}" for stage in self.stages)
         return f"{listed}, seq_len={self.seq_len}"
+
+
+def require_equal_steps(max_duration: Time) -> None:
+    """Checks that a run of this length can have steps of equal compute.
+
+    Raises:
+        ValueError: For a run in epochs, whose steps depend on where the switch falls.
+    """
+    if max_duration.unit == TimeUnit.EPOCH:
+        raise ValueError(
+            f"constant_compute=True with max_duration={max_duration.to_timestring()!r}: how many steps an "
+            "epoch has depends on where the switch falls in it. Give max_duration in batches, samples or "
+            "tokens ('ba', 'sp' or 'tok'), or set constant_compute: false."
+        )
 
 
 def settle(

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
+from transformers import LlamaConfig
+from typer.testing import CliRunner, Result
 
+from patch_algorithm.cli import app
+from patch_algorithm.planning.doctor import examine
 from patch_algorithm.planning.plan import make_plan
-from patch_algorithm.planning.plan_picture import draw
+from patch_algorithm.planning.plan_picture import _DataClock
 from patch_algorithm.planning.run_clock import rates_of, run_clock
 from patch_algorithm.planning.run_file import RunFile
 from patch_algorithm.planning.twin import write_twin
-from tests.planning.runs import run_of, written
+from tests.planning.runs import PAPER, PAPER_SHAPE, run_of, settings, written
 
 BATCH = 8 * 64  # raw tokens
 
 
-def constant(length: str = "12ba", ratio: str = "8ba") -> dict[str, Any]:
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def constant(length: str = "12ba", ratio: Any = "8ba") -> dict[str, Any]:
     patch_level = {"k": 4, "ratio": ratio, "seq_len": 16, "constant_compute": True}
     return {"max_duration": length, "algorithms": {"patch_level": patch_level}}
 
@@ -67,6 +77,69 @@ def test_the_twin_takes_its_compute_or_its_data(tmp_path: Path, same: str, steps
     assert (twin.steps, its.steps, its.raw_tokens) == (steps, steps, steps * BATCH)
 
 
-def test_the_picture_of_equal_steps_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="constant_compute"):
-        draw(make_plan(run_of(**constant())), str(tmp_path / "plan.svg"))
+def test_the_picture_is_over_raw_tokens() -> None:
+    clock = _DataClock(make_plan(run_of(**constant())).costs[1], BATCH)
+    assert [clock.at(step) for step in (0, 1, 8, 9, 12)] == [0, 4, 32, 33, 36]
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_the_picture_is_drawn(tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"plan.{ending}"
+    done = call("plan", written(tmp_path, **constant()), "--picture", str(out))
+    assert done.exit_code == 0, done.output
+    if ending == "svg":
+        text = out.read_text()
+        assert "patch stage, k=4" in text
+        assert "8 steps" in text
+
+
+@pytest.mark.parametrize("ratio", ["8ba", 0.3, "1ep"])
+def test_a_run_in_epochs_is_refused_with_its_key(tmp_path: Path, ratio: Any) -> None:
+    path = written(tmp_path, **constant("2ep", ratio))
+    done = call("plan", path)
+    assert done.exit_code == 2
+    assert "algorithms.patch_level.constant_compute=True with max_duration='2ep'" in " ".join(
+        done.output.split()
+    )
+    found = [one for one in examine(OmegaConf.load(path)) if one.id == "bad-value"]
+    assert ["in batches, samples or tokens" in one.found for one in found] == [True]
+    token_only = constant("2ep", "0")
+    assert not [one for one in examine(OmegaConf.create(settings(**token_only))) if one.id == "bad-value"]
+
+
+def test_a_proposal_states_its_own_convention(tmp_path: Path) -> None:
+    paper = PAPER.format(folder=hugging_face_config(tmp_path))
+    asked = ("--suggest", "--flops", "1e21", "--json")
+    path = tmp_path / "paper.yaml"
+    for given, stated in (
+        (paper, False),
+        (paper.replace("on_switch: reset", "on_switch: reset, constant_compute: true"), True),
+    ):
+        path.write_text(given)
+        done = call("plan", str(path), *asked)
+        assert done.exit_code == 0, done.output
+        suggestion = json.loads(done.stdout)["suggestion"]
+        assert ("constant_compute: false}" in suggestion["yaml"]) is stated
+        assert any("equal raw tokens" in reason for reason in suggestion["reasons"]) is stated
+
+
+def hugging_face_config(folder: Path) -> str:
+    (folder / "llama").mkdir()
+    LlamaConfig(**PAPER_SHAPE).save_pretrained(folder / "llama")
+    return str(folder / "llama")
+
+
+@pytest.mark.parametrize(
+    ("share", "found"),
+    [("0.3dur", []), ("0.5dur", []), ("0.6dur", ["ratio-high"]), ("0.9dur", ["ratio-high"])],
+)
+def test_doctor_judges_the_share_of_steps(share: str, found: list[str]) -> None:
+    run = settings(**constant("1000ba", share))
+    assert [one.id for one in examine(OmegaConf.create(run)) if one.id == "ratio-high"] == found
+
+
+def test_init_leaves_a_run_that_has_patches_already(tmp_path: Path) -> None:
+    done = call("init", written(tmp_path, **constant()), "--out", str(tmp_path / "new.yaml"))
+    assert done.exit_code == 2
+    assert "has algorithms.patch_level already" in " ".join(done.output.split())
+    assert not (tmp_path / "new.yaml").exists()

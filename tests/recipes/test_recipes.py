@@ -13,12 +13,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.recipes import Case, Losses, cases, commands, header, places, row, shrunken, train
+from benchmarks.recipes import Case, Losses, cases, header, places, row, shrunken, train, train_all
 from patch_algorithm.checks import Severity
 from patch_algorithm.planning.config import read_config
 from patch_algorithm.planning.doctor import examine
+from patch_algorithm.planning.plan import make_plan
+from patch_algorithm.planning.run_file import RunFile
 from patch_algorithm.recipes import find_recipe
-from tests.support import write_corpus
 
 CASES = {str(case): case for case in cases()}
 PATCHED = [name for name in CASES if not name.startswith("finetune/")]
@@ -134,18 +135,57 @@ def test_every_recipe_trains_in_both_stages(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.recipes
 def test_instruction_tuning_of_a_finished_model(tmp_path: Path) -> None:
-    recipe = find_recipe("finetune/instruct")
-    (short,) = [words[1:] for words in commands(recipe) if "max_duration=12ba" in words]
-    write_corpus(tmp_path)
-    config = LlamaConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=64,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "tokenizer")  # beside its tokenizer, as an export
-    (tmp_path / "instructions").mkdir()
-    lines = [json.dumps({"prompt": f"w{i} w{i + 1}", "response": f" w{i + 2} w{i + 3}"}) for i in range(64)]
-    (tmp_path / "instructions" / "train.jsonl").write_text("\n".join(lines))
-    given = [f"variables.model={tmp_path}/tokenizer", f"train_loader.dataset.hf_name={tmp_path}/instructions"]
-    losses = train(recipe, [*short, *given, f"save_folder={tmp_path}/saved"])
+    case = CASES["finetune/instruct"]
+    losses = train(case.recipe, [*shrunken(case), *places(case, tmp_path), f"save_folder={tmp_path}/saved"])
     assert (len(losses.patch), len(losses.token)) == (0, 12)
     assert losses.token[-1] < losses.token[0]
+
+
+@pytest.mark.parametrize(("size", "millions"), {"270m": 267, "600m": 600, "3b": 3336}.items())
+def test_token_superpositions_shapes_have_its_sizes(size: str, millions: int) -> None:
+    cfg = read_config(str(find_recipe(f"tst/llama-{size}").path))
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**cfg.model.config_overrides))
+    assert model.num_parameters() // 10**6 == millions
+
+
+@pytest.mark.parametrize("size", ["270m", "600m", "3b"])
+def test_token_superpositions_settings(size: str) -> None:
+    recipe = find_recipe(f"tst/llama-{size}")
+    run = make_plan(RunFile.read(str(recipe.path), _NO_MODEL), devices=8).costs[1]
+    patch, token = run.stages
+    assert (patch.k, patch.steps, token.steps) == (6, 6_000, 14_000)
+    assert patch.positions_per_step == token.positions_per_step == 2_064_384
+    assert patch.raw_tokens == 6 * 6_000 * 2_064_384
+    assert run.patch_share_of_compute == pytest.approx(0.3)
+    text = header(recipe.text)
+    for said in ("0 .. 5,999 ", "6,000 .. 19,999 ", "12,386,304", "1,008 rows", "103 billion"):
+        assert said in text
+    assert 103e9 < run.raw_tokens < 104e9
+    assert not [one for one in run.stages if one.rows_per_step % 8], "8 GPUs share a batch evenly"
+
+
+# A tiny model in the place of the one on the hub; what a step takes does not depend on it.
+_NO_MODEL = [
+    "model={name: mpt_causal_lm, d_model: 32, n_heads: 2, n_layers: 1, max_seq_len: 2048, vocab_size: 64}"
+]
+
+
+def test_the_fitted_weights_are_the_papers_law() -> None:
+    case = CASES["tst/llama-270m:s16-fitted"]
+    weights = json.loads(case.value("algorithms.patch_level.target_weights") or "")
+    assert weights == [round(3.63 + 1.35 * d**-1.25, 2) for d in range(1, 17)]
+
+
+@pytest.mark.recipes
+def test_the_table_goes_on_where_it_was_broken_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = [CASES["tst/llama-270m"], CASES["tst/llama-270m:token"]]
+    first = next(iter(train_all(wanted, tmp_path)))
+    lines = (tmp_path / "losses.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+    (tmp_path / "losses.jsonl").write_text(lines[0] + "\n" + lines[0][:40])  # killed in the midst of a line
+    again = list(train_all(wanted, tmp_path))
+    assert again[0] == first
+    assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == 3

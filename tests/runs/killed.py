@@ -54,6 +54,8 @@ class Case:
 
 _HALF = {"k": 4, "ratio": 0.5}
 _LIST = {"stages": [{"k": 8, "until": "2ba"}, {"k": 4, "until": "5ba"}], "on_switch": "reset"}
+_CONSTANT = {**_HALF, "constant_compute": True}
+_DOWN = {"stages": [{"k": k, "until": f"{2 * end}ba"} for end, k in enumerate((8, 4, 2), start=1)]}
 
 
 def _run_of(amount: int, unit: str) -> dict[str, Any]:
@@ -85,6 +87,14 @@ CASES: dict[str, Case] = {
         _HALF,
         5,
         {"scheduler": {"name": "per_stage", "scheduler": {"name": "cosine_with_warmup", "t_warmup": "1ba"}}},
+    ),
+    "constant compute, before the switch": Case(_CONSTANT, kill=2),
+    "constant compute, at the switch": Case({**_CONSTANT, "on_switch": "reset"}, 4, {"eval_interval": "1ba"}),
+    "constant compute, after the switch": Case(_CONSTANT, kill=6),
+    "constant compute, older checkpoint": Case(_CONSTANT, kill=6, from_batch=3),
+    "constant compute, in stages": Case({**_DOWN, "constant_compute": True}, kill=5),
+    "constant compute, tokens": Case(
+        {**_CONSTANT, "ratio": f"{4 * 4 * _TOKENS}tok"}, 5, _run_of((4 * 4 + 4) * _TOKENS, "tok")
     ),
     "rarely saved": Case(_HALF, kill=7, changes={"save_interval": "100ba"}),  # but at the switch
 }

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from composer import Trainer
 from composer.core import Callback, State
-from composer.loggers import Logger
+from composer.loggers import InMemoryLogger, Logger, ProgressBarLogger
 
 from patch_algorithm import PatchLevel
-from tests.runs.short import make_rows, make_trainer, run, same, saving
+from tests.runs.short import (
+    make_model,
+    make_padded_rows,
+    make_rows,
+    make_trainer,
+    relative_difference,
+    run,
+    same,
+    saving,
+)
 from tests.support import config, metrics, mpt, train, weights
 
 ROWS = make_rows(64, 16)
@@ -78,10 +89,96 @@ def test_the_last_rows_of_an_epoch_are_read_and_the_next_begins(capsys: pytest.C
     assert "takes the 2 batches that are left instead of 4" in capsys.readouterr().err
 
 
-def test_a_run_in_epochs_is_refused_with_the_mend() -> None:
-    trainer = make_trainer(ROWS, [constant(ratio="2ba")], max_duration="1ep")
-    with pytest.raises(ValueError, match=r"constant_compute.*in batches, samples or tokens"):
+@pytest.mark.parametrize("ratio", ["2ba", 0.5, "1ep"])
+def test_a_run_in_epochs_is_refused_with_the_mend(ratio: Any) -> None:
+    trainer = make_trainer(ROWS, [constant(ratio=ratio)], max_duration="2ep")
+    before = weights(trainer)
+    with pytest.raises(ValueError, match=r"constant_compute.*'2ep'.*in batches, samples or tokens"):
         trainer.fit()
+    assert same(weights(trainer).values(), before.values())
+
+
+def test_a_switch_at_the_end_of_an_epoch() -> None:
+    # Six batches an epoch: a patch step of four and one of two; then token steps.
+    trainer = run(make_rows(24, 16), [constant(ratio="1ep")], max_duration="5ba")
+    assert counted(trainer, "sample") == [0, 16, 24, 28, 32, 36]
+    assert metrics(trainer, "patch_level/stage") == [0, 0, 1, 1, 1]
+
+
+def test_a_list_of_stages_halves_the_batches_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    read = Read()
+    stages = [{"k": 8, "until": "2ba"}, {"k": 4, "until": "3ba"}, {"k": 2, "until": "5ba"}]
+    algorithm = PatchLevel(stages=stages, constant_compute=True)
+    trainer = run(make_rows(128, 16), [algorithm], max_duration="6ba", callbacks=[read])
+    assert read.positions == [4 * 16] * 6
+    assert counted(trainer, "sample") == [0, 32, 64, 80, 88, 96, 100]
+    assert metrics(trainer, "patch_level/k") == [8, 8, 4, 2, 2, 1]
+    # Six steps on 25 batches.
+    assert metrics(trainer, "patch_level/compute_share")[-1] == 6 / 25
+    said = capsys.readouterr().err
+    assert "steps of k=8, 4 and 2 take 8, 4 and 2 batches of the data loader, a token step 1" in said
+    assert "the whole run 0.24 of token-only training" in said
+
+
+@pytest.mark.parametrize("resumed_at", [1, 2, 3, 5])
+def test_a_list_of_stages_is_resumed_identically(tmp_path: Path, resumed_at: int) -> None:
+    def down() -> PatchLevel:
+        stages = [{"k": 8, "until": "2ba"}, {"k": 4, "until": "3ba"}, {"k": 2, "until": "5ba"}]
+        return PatchLevel(stages=stages, constant_compute=True, on_switch="reset")
+
+    rows = make_rows(104, 16)  # 26 batches
+    whole = run(rows, [down()], max_duration="6ba", **saving(tmp_path))
+    resumed = run(rows, [down()], max_duration="6ba", load_path=str(tmp_path / f"ba{resumed_at}.pt"))
+    assert metrics(resumed, "loss/train/total") == metrics(whole, "loss/train/total")[resumed_at:]
+    assert same(weights(resumed).values(), weights(whole).values())
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded", "cut"])
+def test_microbatches_of_1_2_and_4_rows_are_equal(kind: str) -> None:
+    make = make_padded_rows if kind == "padded" else make_rows
+    trainers = [
+        run(
+            make(64, 32 if kind == "cut" else 16),
+            [constant()],
+            model=make_model(max_seq_len=8 if kind == "cut" else 32),
+            optimizer=torch.optim.SGD,  # Adam would blow rounding up where a gradient is nearly zero
+            lr=0.1,
+            max_duration="6ba",
+            device_train_microbatch_size=microbatch,
+        )
+        for microbatch in (4, 2, 1)
+    ]
+    expected = metrics(trainers[0], "loss/train/total")
+    assert len(expected) == 6
+    for trainer in trainers[1:]:
+        assert relative_difference(metrics(trainer, "loss/train/total"), expected) < 1e-6
+        for left, right in zip(weights(trainer).values(), weights(trainers[0]).values(), strict=True):
+            assert (left - right).norm() <= 1e-6 * right.norm()
+
+
+def test_it_is_the_run_whose_loader_gives_the_joined_batches() -> None:
+    # Patch steps of 16 rows are what a loader of 16 rows gives without constant compute.
+    rows = make_rows(64, 16)
+    changes = {"max_duration": "4ba", "device_train_microbatch_size": 4}
+    joined = run(rows, [constant(ratio="3ba")], **changes)
+    plain = run(rows, [PatchLevel(k=4, ratio="3ba")], batch=16, **changes)
+    assert metrics(joined, "loss/train/total")[:3] == metrics(plain, "loss/train/total")[:3]
+
+
+@pytest.mark.parametrize(("length", "end"), [("8ba", "8/8"), ("80sp", "80/80"), ("1280tok", "1280/1280")])
+def test_the_progress_bar_ends_where_the_run_does(length: str, end: str) -> None:
+    stream = io.StringIO()
+    ratio = {"8ba": 0.5, "80sp": "64sp", "1280tok": "1024tok"}[length]
+    trainer = make_trainer(
+        make_rows(128, 16),
+        [constant(ratio=ratio)],
+        max_duration=length,
+        loggers=[InMemoryLogger(), ProgressBarLogger(stream=stream)],
+    )
+    trainer.fit()
+    trainer.close()
+    assert f" {end} " in stream.getvalue()
+    assert metrics(trainer, "patch_level/share_of_run")[-1] == 1.0
 
 
 def test_a_checkpoint_of_other_steps_is_refused(tmp_path: Path) -> None:
