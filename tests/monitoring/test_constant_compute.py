@@ -9,6 +9,7 @@ import pytest
 from composer import Trainer
 from composer.core import Evaluator
 from composer.loggers import InMemoryLogger
+from composer.optim import CosineAnnealingScheduler
 from torch.utils.data import DataLoader
 
 from patch_algorithm import PatchLevel
@@ -70,6 +71,7 @@ def recorded(folder: Path, name: str, algorithms: list[Any]) -> str:
         max_duration="8ba",
         eval_dataloader=Evaluator(label="eval", dataloader=loader, metric_names=["LanguageCrossEntropy"]),
         eval_interval="4ba",
+        schedulers=[CosineAnnealingScheduler()],  # a run whose rate has not decayed is not compared
         loggers=[InMemoryLogger(), HistoryLogger(str(path))],
     )
     return str(path)

@@ -103,7 +103,7 @@ def test_a_run_in_epochs_is_refused_with_its_key(tmp_path: Path, ratio: Any) -> 
     )
     found = [one for one in examine(OmegaConf.load(path)) if one.id == "bad-value"]
     assert ["in batches, samples or tokens" in one.found for one in found] == [True]
-    token_only = constant("2ep", "0")
+    token_only = constant("2ep", 0)
     assert not [one for one in examine(OmegaConf.create(settings(**token_only))) if one.id == "bad-value"]
 
 

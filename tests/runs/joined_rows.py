@@ -18,7 +18,7 @@ from llmfoundry import registry
 from streaming import StreamingDataset
 
 from tests.ranks import write_down
-from tests.support import config, metrics, mpt, train
+from tests.support import ROW, config, metrics, mpt, train
 
 GLOBAL_BATCH = 4
 SWITCH = {"k": 3, "ratio": "8ba", "constant_compute": True}
@@ -54,7 +54,8 @@ def reading(corpus: Path, patch_level: dict[str, Any] | None, max_duration: str,
     share = GLOBAL_BATCH // dist.get_world_size()
     unit = max_duration.lstrip("0123456789")
     sizes = {"max_duration": max_duration, "device_train_microbatch_size": share}
-    cfg = config(corpus, mpt(), algorithms=algorithms, **sizes, **changes)
+    context = 8 if patch_level is not None else ROW  # without the algorithm nobody cuts rows
+    cfg = config(corpus, mpt(max_seq_len=context), algorithms=algorithms, **sizes, **changes)
     cfg["scheduler"] = {"name": "constant_with_warmup", "t_warmup": f"0{unit}"}
     cfg["train_loader"] |= {"num_workers": 2, "prefetch_factor": 2}
     return train(cfg)

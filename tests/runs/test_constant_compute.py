@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -166,18 +165,13 @@ def test_it_is_the_run_whose_loader_gives_the_joined_batches() -> None:
 
 
 @pytest.mark.parametrize(("length", "end"), [("8ba", "8/8"), ("80sp", "80/80"), ("1280tok", "1280/1280")])
-def test_the_progress_bar_ends_where_the_run_does(length: str, end: str) -> None:
-    stream = io.StringIO()
+def test_the_progress_bar_ends_where_the_run_does(tmp_path: Path, length: str, end: str) -> None:
     ratio = {"8ba": 0.5, "80sp": "64sp", "1280tok": "1024tok"}[length]
-    trainer = make_trainer(
-        make_rows(128, 16),
-        [constant(ratio=ratio)],
-        max_duration=length,
-        loggers=[InMemoryLogger(), ProgressBarLogger(stream=stream)],
-    )
-    trainer.fit()
-    trainer.close()
-    assert f" {end} " in stream.getvalue()
+    with (tmp_path / "bar").open("w") as stream:
+        loggers = [InMemoryLogger(), ProgressBarLogger(stream=stream)]
+        trainer = run(make_rows(128, 16), [constant(ratio=ratio)], max_duration=length, loggers=loggers)
+        trainer.close()
+    assert f" {end} [" in (tmp_path / "bar").read_text()
     assert metrics(trainer, "patch_level/share_of_run")[-1] == 1.0
 
 
