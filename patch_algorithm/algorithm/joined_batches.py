@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from patch_algorithm.common.announce import announce
+from patch_algorithm.patching.batches import keep_pinned
 from patch_algorithm.stages.plan import require_equal_steps
 from patch_algorithm.stages.timeline import Timeline
 from patch_algorithm.stages.trainer_clock import max_duration
@@ -80,7 +81,8 @@ def join(batches: Sequence[Any]) -> Any:
             f"constant_compute joins batches that are mappings, as llm-foundry's are; the data loader gave a "
             f"{type(first).__name__}. Use such a data loader, or set constant_compute: false."
         )
-    return {key: _joined(key, [batch[key] for batch in batches]) for key in first}
+    joined = {key: _joined(key, [batch[key] for batch in batches]) for key in first}
+    return keep_pinned(first, joined) if isinstance(first.get("input_ids"), torch.Tensor) else joined
 
 
 def _joined(key: str, values: list[Any]) -> Any:

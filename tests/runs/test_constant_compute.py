@@ -104,6 +104,17 @@ def test_a_switch_at_the_end_of_an_epoch() -> None:
     assert metrics(trainer, "patch_level/stage") == [0, 0, 1, 1, 1]
 
 
+@pytest.mark.filterwarnings("ignore:The switch at")
+def test_a_run_that_ended_with_an_epoch_is_extended(tmp_path: Path) -> None:
+    # Six batches an epoch: a patch step of four and one of two, and then the next epoch.
+    rows = make_rows(24, 16)
+    run(rows, [constant(ratio="3ba")], max_duration="2ba", **saving(tmp_path))
+    extended = run(rows, [constant(ratio="3ba")], max_duration="5ba", load_path=str(tmp_path / "ba2.pt"))
+    whole = run(rows, [constant(ratio="3ba")], max_duration="5ba")
+    assert counted(extended, "sample") == counted(whole, "sample")[2:] == [24, 40, 44, 48]
+    assert metrics(extended, "loss/train/total") == metrics(whole, "loss/train/total")[2:]
+
+
 def test_a_list_of_stages_halves_the_batches_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     read = Read()
     stages = [{"k": 8, "until": "2ba"}, {"k": 4, "until": "3ba"}, {"k": 2, "until": "5ba"}]
