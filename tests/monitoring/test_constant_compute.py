@@ -17,7 +17,7 @@ from patch_algorithm.monitoring.history import HistoryLogger
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from patch_algorithm.monitoring.stage_recorder import StageRecorder
 from patch_algorithm.reporting.report import make_report
-from tests.runs.short import collate, make_rows, run, saving
+from tests.runs.short import collate, make_model, make_rows, run, saving
 from tests.support import metrics
 
 POSITIONS = 4 * 16
@@ -66,8 +66,9 @@ def recorded(folder: Path, name: str, algorithms: list[Any]) -> str:
     loader: Any = DataLoader(make_rows(4, 16, seed=1), batch_size=4, collate_fn=collate)  # pyright: ignore
     path = folder / f"{name}.jsonl"
     run(
-        make_rows(128, 16),
+        make_rows(128, 64),
         algorithms,
+        model=make_model(max_seq_len=16),
         max_duration="8ba",
         eval_dataloader=Evaluator(label="eval", dataloader=loader, metric_names=["LanguageCrossEntropy"]),
         eval_interval="4ba",
@@ -80,15 +81,17 @@ def recorded(folder: Path, name: str, algorithms: list[Any]) -> str:
 def test_the_report_sets_it_beside_the_twin_of_as_many_steps(tmp_path: Path) -> None:
     paths = [
         recorded(tmp_path, "patch", [PatchLevel(k=4, ratio=0.5, constant_compute=True)]),
-        recorded(tmp_path, "token", []),
+        recorded(tmp_path, "token", [PatchLevel(k=1, seq_len=16)]),
     ]
     report = make_report(paths)
     patch, token = report.groups
-    assert (patch.total("raw_tokens"), token.total("raw_tokens")) == (20 * POSITIONS, 8 * POSITIONS)
-    assert patch.total("positions") == token.total("positions") == 8 * POSITIONS
+    batch = 4 * 64  # rows of four times the context
+    assert (patch.total("raw_tokens"), token.total("raw_tokens")) == (20 * batch, 8 * batch)
+    assert patch.total("positions") == token.total("positions") == 8 * batch
+    assert patch.total("flops") == token.total("flops")
     assert [(span.k, span.steps, span.end.raw_tokens) for span in patch.spans] == [
-        (4, 4, 16 * POSITIONS),
-        (1, 4, 20 * POSITIONS),
+        (4, 4, 16 * batch),
+        (1, 4, 20 * batch),
     ]
     assert {run.state for run in report.runs} == {"completed"}
     _, at_equal_compute = report.verdicts
