@@ -13,8 +13,8 @@ from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 
 __all__ = ["add_eval"]
 
-_PRESETS = ("paper", "pile")
-_MODEL, _TEXT, _OUTPUT = "The model", "The text", "Output"
+_PRESETS = ("paper", "pile", "zero-shot")
+_MODEL, _TEXT, _TASKS, _OUTPUT = "The model", "The text", "Zero-shot tasks", "Output"
 
 
 def add_eval(app: typer.Typer) -> None:
@@ -26,6 +26,7 @@ def add_eval(app: typer.Typer) -> None:
         epilog=examples(
             "patch-level eval runs/my-run/huggingface/ba450 --data wikitext103-test.jsonl",
             "patch-level eval runs/my-run/latest-rank0.pt --preset pile --data ./pile-mds --out mine.json",
+            "patch-level eval runs/my-run/huggingface/ba450 --preset zero-shot --data ./zero-shot",
             "patch-level eval --compare twin.json mine.json",
             codes=("0 evaluated", "2 bad input; nothing is written", "130 interrupted"),
         ),
@@ -45,14 +46,16 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="Text (.txt, .jsonl, .parquet) for paper; a converted data set for pile.",
+            help="Text (.txt, .jsonl, .parquet) for paper; a converted data set for pile; for zero-shot a "
+            "folder with piqa.jsonl and others.",
             rich_help_panel=_TEXT,
         ),
     ] = None,
     preset: Annotated[
         str,
         typer.Option(
-            help="paper: perplexity of text. pile: loss and bits per byte of each component.",
+            help="paper: perplexity of text. pile: loss and bits per byte of each component. zero-shot: "
+            "accuracy by lm-evaluation-harness.",
             rich_help_panel=_TEXT,
         ),
     ] = "paper",
@@ -67,6 +70,18 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="The split of a converted data set.", rich_help_panel=_TEXT)
     ] = "val",
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Tasks, such as piqa,arc_easy. [default: all that --data has]",
+            rich_help_panel=_TASKS,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Score the first items of each task only.", rich_help_panel=_TASKS),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Windows at once.", rich_help_panel=_MODEL)] = 4,
     trust_remote_code: Annotated[
         bool,
@@ -90,7 +105,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
 ) -> None:
-    """Measure a trained model on text: perplexity and bits per byte.
+    """Measure a trained model: perplexity and bits per byte of text, or accuracy in zero-shot tasks.
 
     Or compare two results. Runs on a GPU where there is one.
     """
@@ -101,6 +116,7 @@ def evaluate(
             _compare(*compare, as_json)
             return
         _check(model, data, preset, out)
+        _check_options(preset, tasks, limit, stride)
         # Imported here: the help text shall not wait for transformers.
         from transformers.utils import logging
 
@@ -110,7 +126,7 @@ def evaluate(
 
         logging.set_verbosity_error()  # advice to the authors of models
         result = run(
-            model or "", data or "", preset,
+            model or "", data or "", preset, names=_names(tasks), limit=limit,
             seq_len=seq_len, stride=stride, split=split, batch=batch, trust_remote_code=trust_remote_code,
         )  # fmt: skip
         content = json.dumps(result, ensure_ascii=False)
@@ -130,6 +146,19 @@ def _check(model: str | None, data: str | None, preset: str, out: Path | None) -
         raise ValueError(f"--out {out} exists, and is not overwritten. Give another file.")
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {out.parent}.")
+
+
+def _check_options(preset: str, tasks: str | None, limit: int | None, stride: int | None) -> None:
+    zero_shot = preset == "zero-shot"
+    given = [name for name, value in (("--tasks", tasks), ("--limit", limit)) if value is not None]
+    if given and not zero_shot:
+        raise ValueError(f"{' and '.join(given)} are for --preset zero-shot.")
+    if zero_shot and stride is not None:
+        raise ValueError("--stride is not for --preset zero-shot, where each text is read alone.")
+
+
+def _names(tasks: str | None) -> list[str]:
+    return [name.strip() for name in (tasks or "").split(",") if name.strip()]
 
 
 def _compare(first: str, second: str, as_json: bool) -> None:

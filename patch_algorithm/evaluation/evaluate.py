@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,8 @@ from patch_algorithm.evaluation.measures import measure_components, measure_docu
 from patch_algorithm.evaluation.models import Evaluated, load
 from patch_algorithm.evaluation.paper import paper_row
 from patch_algorithm.evaluation.results import FORMAT, KIND
+from patch_algorithm.evaluation.zero_shot.harness import require_harness, score_tasks
+from patch_algorithm.evaluation.zero_shot.items import TaskData, read_tasks
 
 __all__ = ["evaluate"]
 
@@ -29,6 +32,8 @@ def evaluate(
     data: str,
     preset: str,
     *,
+    names: Sequence[str] = (),
+    limit: int | None = None,
     seq_len: int | None = None,
     stride: int | None = None,
     split: str = "val",
@@ -39,8 +44,10 @@ def evaluate(
 
     Args:
         path: An export or a checkpoint.
-        data: Text for ``paper``, a converted data set for ``pile``.
-        preset: ``paper`` or ``pile``.
+        data: Text for ``paper``, a converted data set for ``pile``, a folder of tasks for ``zero-shot``.
+        preset: ``paper``, ``pile`` or ``zero-shot``.
+        names: The tasks; by default all that ``data`` has.
+        limit: Items of each task; all by default.
         seq_len: Tokens of a window; the model's context by default.
         stride: Tokens from one window to the next; ``seq_len`` by default.
         split: The split of a converted data set.
@@ -53,16 +60,24 @@ def evaluate(
     Raises:
         ValueError: If model or data cannot be read, or do not belong together.
     """
+    if preset == "zero-shot":
+        require_harness()
+    # Read before the model is loaded, which takes longer.
     documents = read_documents(data) if preset == "paper" else None
+    chosen = read_tasks(data, names, limit) if preset == "zero-shot" else []
     subject = load(path, trust_remote_code=trust_remote_code)
     context = _context(subject, seq_len)
     stride = context if stride is None else stride
     if not 1 <= stride <= context:
         raise ValueError(f"--stride {stride}: expected 1 to {context:,}, the length of a window.")
     cast(torch.nn.Module, subject.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    measures, scores = [], []
     if documents is not None:
         digest = documents.digest
         measures = [*measure_documents(subject, documents, context=context, stride=stride, batch=batch)]
+    elif chosen:
+        digest = hashlib.sha256("".join(one.digest for one in chosen).encode()).hexdigest()
+        scores = score_tasks(subject, chosen, context=context, batch=batch)
     else:
         measures = measure_components(subject, data, split, context=context, stride=stride, batch=batch)
         digest = f"{split} {hashlib.sha256(read_text(data, DATASET_JSON).encode()).hexdigest()}"
@@ -78,9 +93,10 @@ def evaluate(
         "preset": preset,
         "data": {"path": data, "digest": digest},
         "seq_len": context,
-        "stride": stride,
+        "stride": None if chosen else stride,
         "measures": [measure.to_json() for measure in measures],
-        "notes": _notes(subject, preset),
+        "tasks": [score.to_json() for score in scores],
+        "notes": _notes(subject, preset, chosen, context, limit),
         "versions": {
             "patch-algorithm": __version__,
             "torch": torch.__version__,
@@ -99,9 +115,29 @@ def _context(subject: Evaluated, seq_len: int | None) -> int:
     return length
 
 
-def _notes(subject: Evaluated, preset: str) -> list[str]:
+def _notes(
+    subject: Evaluated, preset: str, chosen: Sequence[TaskData], context: int, limit: int | None
+) -> list[str]:
     notes = [_UNFINISHED] if subject.in_patch_stage else []
     row = paper_row(subject.parameters)
     if preset == "paper":
         notes.append(f"{row}." if row else "The paper has no model of about this size.")
+    if preset == "zero-shot":
+        if row is None:
+            notes.append("The paper has no model of about this size.")
+        if limit is not None:
+            notes.append(f"Only the first {limit:,} items of each task were scored.")
+        notes += [
+            f"{count:,} of {len(one.prompts):,} items of {one.task.name} are longer than {context:,} tokens; "
+            "of these the beginning was not read."
+            for one in chosen
+            if (count := _longer(subject, one, context))
+        ]
     return notes
+
+
+def _longer(subject: Evaluated, data: TaskData, context: int) -> int:
+    """Items that do not fit the context; the last token of a text is not read."""
+    texts = [max(one.contexts, key=len) + max(one.continuations, key=len, default="") for one in data.prompts]
+    ids: Any = subject.tokenizer(texts, verbose=False)["input_ids"]
+    return sum(len(one) - 1 > context for one in ids)

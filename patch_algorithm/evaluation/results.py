@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from patch_algorithm.common.tables import table
+from patch_algorithm.evaluation.paper import paper_row
 
-__all__ = ["KIND", "Difference", "compare", "differences_text", "read_result", "result_text"]
+__all__ = ["KIND", "Difference", "compare", "differences_text", "is_reported", "read_result", "result_text"]
 
 KIND = "patch-level eval"
 """What tells a result from other JSON."""
@@ -22,16 +23,16 @@ _AT_ONCE = 250
 
 
 class Difference(NamedTuple):
-    """What a second model has more than a first, in bits per byte.
+    """What a second model has more than a first: in bits per byte, or in what a task is measured by.
 
     Attributes:
-        name: The measure.
+        name: The measure; of a task its name before it.
         first: Of the first model.
         second: Of the second.
         error: The standard deviation of the difference over bootstrap samples; NaN for a single unit.
         low: The end of its 95 % interval.
         high: The other end.
-        units: Documents, or rows, that were drawn from.
+        units: Documents, rows or items that were drawn from.
     """
 
     name: str
@@ -67,15 +68,24 @@ def read_result(path: str) -> dict[str, Any]:
 def result_text(result: Mapping[str, Any]) -> str:
     """A result as lines for a terminal."""
     model, data = result["model"], result["data"]
+    how = (
+        f"contexts of at most {result['seq_len']:,} tokens"
+        if result.get("tasks")
+        else f"windows of {result['seq_len']:,} tokens, stride {result['stride']:,}"
+    )
     lines = [
         f"{model['path']}: {model['parameters']:,} parameters"
         + (f"; {t}" if (t := model["training"]) else ""),
-        f"{data['path']}, preset {result['preset']}: windows of {result['seq_len']:,} tokens, stride "
-        f"{result['stride']:,}",
+        f"{data['path']}, preset {result['preset']}: {how}",
         "",
     ]
+    rows = _task_rows(result) if result.get("tasks") else _measure_rows(result)
+    return "\n".join([*lines, *table(rows), *(f"\n{note}" for note in result["notes"])])
+
+
+def _measure_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows = [("", "loss", "token perplexity", "word perplexity", "bits per byte", "scored tokens")]
-    rows += [
+    return rows + [
         (
             one["name"],
             f"{one['loss']:.4f}",
@@ -86,13 +96,40 @@ def result_text(result: Mapping[str, Any]) -> str:
         )
         for one in result["measures"]
     ]
-    return "\n".join([*lines, *table(rows), *(f"\n{note}" for note in result["notes"])])
+
+
+def _task_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    row = paper_row(result["model"]["parameters"])
+    header = ["", "measure", "value", "error", "items"]
+    if row is not None:
+        header += [f"paper's {row.name}, tokens", "patches"]
+    rows = [tuple(header)]
+    for one in result["tasks"]:
+        cells = [
+            one["task"],
+            one["measure"],
+            f"{one['value']:.4g}",
+            "–" if one["error"] is None else f"{one['error']:.2g}",
+            f"{one['items']:,}",
+        ]
+        if row is not None:
+            # The paper reports one accuracy of a task: the normalised one where there are two.
+            known = row.tasks.get(one["task"]) if is_reported(one, result["tasks"]) else None
+            cells += ["–", "–"] if known is None else [f"{value / 100:.3f}" for value in known]
+        rows.append(tuple(cells))
+    return rows
+
+
+def is_reported(score: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a score is the accuracy that papers report of its task: normalised where there is one."""
+    measures = {one["measure"] for one in scores if one["task"] == score["task"]}
+    return score["measure"] == ("acc_norm" if "acc_norm" in measures else "acc")
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """Compares two results measure by measure, with bootstrap errors over the documents, or rows, of both.
+    """Compares two results measure by measure, with bootstrap errors over their documents, rows or items.
 
-    A sample draws documents with replacement, the same of both models, so that what is hard for both cancels.
+    A sample draws them with replacement, the same of both models, so that what is hard for both cancels.
 
     Raises:
         ValueError: If they are not of the same data, measured in the same way.
@@ -105,7 +142,13 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Differe
             f"The results are of different data: {first['data']['path']} and {second['data']['path']}."
         )
     others = {one["name"]: one for one in second["measures"]}
-    return [_difference(one, others[one["name"]]) for one in first["measures"] if one["name"] in others]
+    found = [_difference(one, others[one["name"]]) for one in first["measures"] if one["name"] in others]
+    others = {(one["task"], one["measure"]): one for one in second.get("tasks", ())}
+    return found + [
+        _task_difference(one, others[one["task"], one["measure"]])
+        for one in first.get("tasks", ())
+        if (one["task"], one["measure"]) in others
+    ]
 
 
 def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Difference:
@@ -113,18 +156,36 @@ def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Differen
     here, there = np.array(first["units"], float), np.array(second["units"], float)
     if len(here) != len(there) or not np.allclose(here[:, 3], there[:, 3]):
         raise ValueError(f"The results have different documents in {first['name']!r}.")
+    return _resampled(first["name"], here, there, _bits_per_byte)
+
+
+def _task_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Difference:
+    here, there = (np.array(one["scores"], float)[:, None] for one in (first, second))
+    name = f"{first['task']} {first['measure']}"
+    if len(here) != len(there):
+        raise ValueError(f"The results have different numbers of items in {name}.")
+    n = len(here)
+    if first["measure"] == "perplexity":
+        return _resampled(name, here, there, lambda sums: np.exp(-sums[..., 0] / n))
+    return _resampled(name, here, there, lambda sums: sums[..., 0] / n)
+
+
+def _resampled(
+    name: str, here: np.ndarray, there: np.ndarray, value: Callable[[np.ndarray], np.ndarray]
+) -> Difference:
+    """The difference of a value that is computed from sums, of two models with a row of numbers a unit."""
     n, random = len(here), np.random.default_rng(0)
     drawn: list[np.ndarray] = []
     for _ in range(_RESAMPLES // _AT_ONCE):
         counts = random.multinomial(n, np.full(n, 1 / n), size=_AT_ONCE).astype(float)
-        drawn.append(_bits_per_byte(counts @ there) - _bits_per_byte(counts @ here))
+        drawn.append(value(counts @ there) - value(counts @ here))
     differences = np.concatenate(drawn)
     differences = differences[np.isfinite(differences)]
     low, high = np.quantile(differences, (0.025, 0.975)) if n > 1 else (math.nan, math.nan)
     return Difference(
-        first["name"],
-        float(_bits_per_byte(here.sum(0))),
-        float(_bits_per_byte(there.sum(0))),
+        name,
+        float(value(here.sum(0))),
+        float(value(there.sum(0))),
         float(differences.std(ddof=1)) if n > 1 else math.nan,
         float(low),
         float(high),
@@ -140,7 +201,8 @@ def _bits_per_byte(sums: np.ndarray) -> np.ndarray:
 
 def differences_text(first: str, second: str, found: list[Difference]) -> str:
     """Differences as lines for a terminal."""
-    rows = [("bits per byte", "A", "B", "B - A", "error", "95 % interval", "units")]
+    what = "" if any(" " in one.name for one in found) else "bits per byte"
+    rows = [(what, "A", "B", "B - A", "error", "95 % interval", "units")]
     rows += [
         (
             one.name,

@@ -125,7 +125,7 @@ def test_the_bootstrap_error_is_that_of_a_mean() -> None:
     [
         (["EXPORT"], "Expected a checkpoint or an export, and --data"),
         (["EXPORT", "--data", "none.jsonl"], "There is no evaluation data at none.jsonl"),
-        (["EXPORT", "--data", "TEXTS", "--preset", "papr"], "there are paper, pile. Did you mean 'paper'?"),
+        (["EXPORT", "--data", "TEXTS", "--preset", "papr"], "there are paper, pile, zero-shot. Did you mean 'paper'?"),
         (["EXPORT", "--data", "TEXTS", "--stride", "9"], "--stride 9: expected 1 to 8"),
         (["EXPORT", "--data", "TEXTS", "--seq-len", "9"], "expected 2 to 8, the model's context"),
         (["EXPORT", "--data", "TEXTS", "--preset", "pile"], "holds no dataset.json"),

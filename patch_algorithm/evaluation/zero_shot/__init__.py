@@ -1,0 +1,1 @@
+"""Zero-shot tasks: files of them, items from local data, and lm-evaluation-harness, which scores them."""
