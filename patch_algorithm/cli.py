@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from patch_algorithm.common.command_line import errors_as_exit_codes, examples
+from patch_algorithm.common.options import Overrides, RunConfig
 from patch_algorithm.common.version import __version__
 from patch_algorithm.data import commands as data_commands
 from patch_algorithm.evaluation.commands import add_eval
@@ -66,11 +67,8 @@ def main(
     ),
 )
 def prepare(
-    config: Annotated[str, typer.Argument(metavar="RUN.yaml", help="The run's configuration.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The run's dotted overrides."),
-    ] = None,
+    config: RunConfig,
+    overrides: Overrides = None,
 ) -> None:
     """Prepare the data that a configuration asks for, without training.
 
@@ -99,11 +97,8 @@ def prepare(
     ),
 )
 def train(
-    config: Annotated[str, typer.Argument(metavar="RUN.yaml", help="The run's configuration.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The run's dotted overrides."),
-    ] = None,
+    config: RunConfig,
+    overrides: Overrides = None,
 ) -> None:
     """Train with llm-foundry, in one process; `composer -m patch_algorithm.train` trains on all GPUs.
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,3 +72,19 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support import write_corpus
 
     return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def run_of(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Trains a run of ``tests.export.runs`` when a test first asks for it; nobody may change its folder."""
+    from tests.export.runs import make_run
+
+    made: dict[tuple[str, str], Path] = {}
+
+    def run(name: str, precision: str = "float32") -> Path:
+        if (name, precision) not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[name, precision] = make_run(name, corpus, folder, precision)
+        return made[name, precision]
+
+    return run

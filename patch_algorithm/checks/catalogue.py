@@ -86,6 +86,7 @@ data-damaged               error    A description or an index that cannot be rea
 tokenizer-not-found        error    A tokenizer path that does not exist, or a folder without a tokenizer.
 tokenizer-not-the-datas    error    The run's tokenizer is not the one that the data was written with.
 tokenizer-named-otherwise  note     The same, where only the names can be compared.
+tokenizer-context          note     `model_max_length` is not the model's context, in a run that exports.
 vocabulary-too-small       error    The model has fewer entries than the data has ids.
 vocabulary-resized         warning  The same, where Composer enlarges the model's embedding.
 data-repeated              warning  The run reads the data more than 4 times.

@@ -13,6 +13,7 @@ __all__ = [
     "check_loader",
     "check_passes",
     "check_tokenizer",
+    "check_tokenizer_context",
     "check_vocabulary",
 ]
 
@@ -239,6 +240,26 @@ def _no_tokenizer(found: str) -> Finding:
         "transformers would take the path for a name on the Hugging Face hub and refuse it.",
         "Correct the path, or give a name such as EleutherAI/gpt-neox-20b.",
     )
+
+
+def check_tokenizer_context(stated: int | None, context: int | None) -> list[Finding]:
+    """Checks the context that an exported tokenizer will state.
+
+    Args:
+        stated: ``tokenizer.kwargs.model_max_length``; ``None`` if not given.
+        context: The model's context; ``None`` if not known.
+    """
+    if stated is None or context is None or stated == context:
+        return []
+    return [
+        finding(
+            "tokenizer-context",
+            f"tokenizer.kwargs.model_max_length={stated}; the model's context is {context}.",
+            "The exported tokenizer will state it, and evaluation harnesses and pipelines cut texts to that "
+            "length.",
+            f"Set it to {context}: the context, and not the length of a row.",
+        )
+    ]
 
 
 def check_vocabulary(

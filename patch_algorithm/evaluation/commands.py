@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from patch_algorithm.common.command_line import errors_as_exit_codes, examples
+from patch_algorithm.common.options import MODEL, OUTPUT, AsJson, TrustRemoteCode
 
 __all__ = ["add_eval"]
 
 _PRESETS = ("paper", "pile", "zero-shot")
-_MODEL, _TEXT, _TASKS, _OUTPUT = "The model", "The text", "Zero-shot tasks", "Output"
+_TEXT, _TASKS = "The text", "Zero-shot tasks"
 
 
 def add_eval(app: typer.Typer) -> None:
@@ -82,28 +83,21 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Score the first items of each task only.", rich_help_panel=_TASKS),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Windows at once.", rich_help_panel=_MODEL)] = 4,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Run the Python code that the export brings, as MPT's does.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Windows at once.", rich_help_panel=MODEL)] = 4,
+    trust_remote_code: TrustRemoteCode = False,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
             metavar="A B",
             help="Compare two results that --out wrote, with bootstrap errors.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the result as JSON to a new file.", rich_help_panel=_OUTPUT),
+        typer.Option(metavar="FILE", help="Write the result as JSON to a new file.", rich_help_panel=OUTPUT),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a trained model: perplexity and bits per byte of text, or accuracy in zero-shot tasks.
 
@@ -162,7 +156,8 @@ def _names(tasks: str | None) -> list[str]:
 
 
 def _compare(first: str, second: str, as_json: bool) -> None:
-    from patch_algorithm.evaluation.results import compare, differences_text, read_result
+    from patch_algorithm.evaluation.comparison import compare, differences_text
+    from patch_algorithm.evaluation.results import read_result
 
     found = compare(read_result(first), read_result(second))
     if as_json:

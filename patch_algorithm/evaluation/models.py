@@ -9,11 +9,15 @@ from typing import Any, cast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from patch_algorithm.export.folder import CONFIG, read_export
-from patch_algorithm.export.loading import load_model, load_tokenizer
-from patch_algorithm.export.tokenizers import require_fitting_vocabulary
-from patch_algorithm.export.trained import read_checkpoint
-from patch_algorithm.export.training import Training
+from patch_algorithm.checkpoints.export_folder import CONFIG, read_export
+from patch_algorithm.checkpoints.loading import (
+    load_model,
+    load_tokenizer,
+    require_fitting_vocabulary,
+    require_trust,
+)
+from patch_algorithm.checkpoints.trained import read_checkpoint
+from patch_algorithm.checkpoints.training import Training
 from patch_algorithm.model_access.reading import context_length
 
 __all__ = ["Evaluated", "load"]
@@ -61,11 +65,7 @@ def load(path: str, *, trust_remote_code: bool = False) -> Evaluated:
     place, training = Path(path), None
     if place.is_dir() and ((place / CONFIG).exists() or not (place / ".metadata").exists()):
         export = read_export(place)
-        if export.own_code and not trust_remote_code:
-            raise ValueError(
-                f"{path} brings its model as Python code ({', '.join(export.own_code)}), which loading it "
-                "runs. If you made this export, or have read the code, add --trust-remote-code."
-            )
+        require_trust(export, trust_remote_code)
         tokenizer, loaded = load_tokenizer(export), load_model(export)
         if wrong := (*loaded.missing, *loaded.unused):
             raise ValueError(

@@ -8,10 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from patch_algorithm.checkpoints.export_folder import read_json
 from patch_algorithm.common.files import write_atomically
 from patch_algorithm.common.version import __version__
+from patch_algorithm.evaluation.results import as_result, numbers
 from patch_algorithm.export.check import ExportReport
-from patch_algorithm.export.folder import read_json
 from patch_algorithm.planning.run_file import RunFile
 
 __all__ = ["CARD", "Results", "read_results", "render_card", "require_no_card", "write_card"]
@@ -32,21 +33,24 @@ def require_no_card(folder: Path, overwrite: bool) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """Reads results in the form of lm-evaluation-harness: ``{"results": {task: {measure: number}}}``.
+    """Reads what `patch-level eval --out` has written, or results in the form of lm-evaluation-harness.
 
-    A measure may have a filter behind a comma, as in ``acc_norm,none``. What is no number is left out, and
-    standard errors are put behind their values.
+    That is ``{"results": {task: {measure: number}}}``. There a measure may have a filter behind a comma, as
+    in ``acc_norm,none``. What is no number is left out, and standard errors are put behind their values.
 
     Raises:
         ValueError: If the file is not of that form.
     """
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
-    results = read_json(path).get("results")
+    content = read_json(path)
+    if (own := as_result(content, str(path))) is not None:
+        return _own(own)
+    results = content.get("results")
     if not isinstance(results, dict) or not all(isinstance(one, dict) for one in results.values()):
         raise ValueError(
-            f'{path} holds no results: expected {{"results": {{task: {{measure: number}}}}}}, as '
-            "lm-evaluation-harness writes it."
+            f"{path} holds no results: expected what `patch-level eval --out` writes, or "
+            '{"results": {task: {measure: number}}}, as lm-evaluation-harness does.'
         )
     rows = [
         (str(task), measure.partition(",")[0], _value(measures, measure))
@@ -57,6 +61,18 @@ def read_results(path: Path) -> Results:
     if not rows:
         raise ValueError(f"{path} holds no numbers among its results.")
     return tuple(rows)
+
+
+def _own(result: dict[str, Any]) -> Results:
+    data = Path(result["data"]["path"]).name
+    return tuple(
+        (
+            one.name if result["preset"] == "zero-shot" else f"{data}: {one.name}",
+            one.measure,
+            f"{one.value:.4g}" + ("" if one.error is None else f" ± {one.error:.2g}"),
+        )
+        for one in numbers(result)
+    )
 
 
 def _is_number(value: object) -> bool:

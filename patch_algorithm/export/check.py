@@ -9,10 +9,8 @@ from typing import Any
 
 import transformers
 
-from patch_algorithm.checks.finding import Finding, by_severity, finding, skipped
-from patch_algorithm.export.comparison import RELATIVE_TOLERANCE, Comparison, compare
-from patch_algorithm.export.folder import ExportFolder, read_export
-from patch_algorithm.export.loading import (
+from patch_algorithm.checkpoints.export_folder import ExportFolder, read_export
+from patch_algorithm.checkpoints.loading import (
     Loaded,
     StoredTypes,
     embedding_rows,
@@ -20,18 +18,21 @@ from patch_algorithm.export.loading import (
     load_tokenizer,
     parameters,
     probe_ids,
+    require_fitting_vocabulary,
+    require_trust,
 )
+from patch_algorithm.checkpoints.trained import Trained, read_checkpoint
+from patch_algorithm.checkpoints.training import Training
+from patch_algorithm.checks.finding import Finding, by_severity, finding, skipped
+from patch_algorithm.export.comparison import RELATIVE_TOLERANCE, Comparison, compare
 from patch_algorithm.export.misreading import find_misreading, rename_model_type
 from patch_algorithm.export.tokenizers import (
     check_tokenizer,
     require_checkpoints_tokenizer,
     require_datas_tokenizer,
-    require_fitting_vocabulary,
     write_context,
     write_end_of_text,
 )
-from patch_algorithm.export.trained import Trained, read_checkpoint
-from patch_algorithm.export.training import Training
 from patch_algorithm.planning.run_file import RunFile
 
 __all__ = ["ExportReport", "check_export", "mend"]
@@ -142,12 +143,7 @@ def check_export(
         ValueError: If one of them is missing or damaged, or they do not belong together.
     """
     export = read_export(path)
-    if export.own_code and not trust_remote_code:
-        raise ValueError(
-            f"{path} brings its model as Python code ({', '.join(export.own_code)}), which loading it runs. "
-            "If you made this export, or have read the code, add --trust-remote-code; whoever loads it has "
-            "to do the same."
-        )
+    require_trust(export, trust_remote_code)
     run = None if config is None else RunFile.read(config)
     trained = None if checkpoint is None else read_checkpoint(checkpoint)
     findings = list(_check_training(trained, run, force))

@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 
 from patch_algorithm.common.command_line import errors_as_exit_codes, examples
+from patch_algorithm.common.options import AsJson, TrustRemoteCode
 
 __all__ = ["add_check_export"]
 
-_RUN, _EXPORT, _CARD, _OUTPUT = "The run", "The export", "Model card", "Output"
+_RUN, _EXPORT, _CARD = "The run", "The export", "Model card"
 
 
 def add_check_export(app: typer.Typer) -> None:
@@ -55,14 +56,7 @@ def check_export(
         bool,
         typer.Option("--force", help="Also if the checkpoint is of a patch stage.", rich_help_panel=_RUN),
     ] = False,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Run the Python code that the export brings, as MPT's does.",
-            rich_help_panel=_EXPORT,
-        ),
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     fix: Annotated[
         bool,
         typer.Option(
@@ -85,14 +79,14 @@ def check_export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Results for the card, as JSON of lm-evaluation-harness.",
+            help="Results for the card: JSON of `patch-level eval --out`, or of lm-evaluation-harness.",
             rich_help_panel=_CARD,
         ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing card.", rich_help_panel=_CARD)
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check that an exported folder is the model that was trained, and loads as it.
 

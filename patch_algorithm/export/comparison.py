@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
-from patch_algorithm.export.loading import StoredTypes, logits_of
+from patch_algorithm.checkpoints.loading import StoredTypes, logits_of
 
 __all__ = ["RELATIVE_TOLERANCE", "Comparison", "compare"]
 

@@ -17,9 +17,9 @@ import transformers
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from patch_algorithm.checkpoints.export_folder import CONFIG, ExportFolder
+from patch_algorithm.checkpoints.loading import LOADING_ERRORS, load_as, logits_of, parameters
 from patch_algorithm.common.files import write_atomically
-from patch_algorithm.export.folder import CONFIG, ExportFolder
-from patch_algorithm.export.loading import LOADING_ERRORS, load_as, logits_of, parameters
 
 __all__ = ["Misreading", "find_misreading", "rename_model_type"]
 

@@ -10,38 +10,22 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER, PreTrainedTokenizerBase
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
+from patch_algorithm.checkpoints.export_folder import TOKENIZER_CONFIG, ExportFolder, read_json
 from patch_algorithm.checks.finding import Finding, finding
 from patch_algorithm.common.files import write_atomically
 from patch_algorithm.data.dataset.description import DatasetInfo
 from patch_algorithm.data.loader.tokenizers import tokenizer_differences
-from patch_algorithm.data.tokens.identity import fingerprint, largest_id
-from patch_algorithm.export.folder import TOKENIZER_CONFIG, ExportFolder, read_json
-from patch_algorithm.export.loading import embedding_rows
+from patch_algorithm.data.tokens.identity import fingerprint
 
 __all__ = [
     "check_tokenizer",
     "require_checkpoints_tokenizer",
     "require_datas_tokenizer",
-    "require_fitting_vocabulary",
     "write_context",
     "write_end_of_text",
 ]
 
 _GENERATION_CONFIG = "generation_config.json"
-
-
-def require_fitting_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Refuses a tokenizer with ids that the model has no embedding for.
-
-    Raises:
-        ValueError: If there are such ids.
-    """
-    rows, largest = embedding_rows(model), largest_id(tokenizer)
-    if largest >= rows:
-        raise ValueError(
-            f"The export's tokenizer is not the model's: its ids go up to {largest:,}, and the model has "
-            f"{rows:,} embeddings. Put the files of the run's tokenizer into the export."
-        )
 
 
 def require_checkpoints_tokenizer(

@@ -13,6 +13,7 @@ import typer
 
 from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 from patch_algorithm.common.files import write_atomically
+from patch_algorithm.common.options import OUTPUT, Overrides
 from patch_algorithm.common.version import __version__
 
 __all__ = ["add_commands"]
@@ -22,7 +23,6 @@ _CODES = (
     "1 an error was found, with --strict also a warning",
     "2 bad input",
 )
-_OUTPUT = "Output"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -62,7 +62,7 @@ def init(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="NEW.yaml", help="The file to write; it must not exist.", rich_help_panel=_OUTPUT
+            metavar="NEW.yaml", help="The file to write; it must not exist.", rich_help_panel=OUTPUT
         ),
     ],
     k: Annotated[int, typer.Option(help="Tokens per patch.", rich_help_panel="Method")] = 4,
@@ -121,10 +121,7 @@ def doctor(
         str | None,
         typer.Argument(metavar="[RUN.yaml]", help="The run's configuration; without it this installation."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The run's dotted overrides."),
-    ] = None,
+    overrides: Overrides = None,
     here: Annotated[
         bool,
         typer.Option(
@@ -138,7 +135,7 @@ def doctor(
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print JSON: id, severity, found, why, fix.", rich_help_panel=_OUTPUT),
+        typer.Option("--json", help="Print JSON: id, severity, found, why, fix.", rich_help_panel=OUTPUT),
     ] = False,
 ) -> None:
     """Check a run before it starts, or this installation.

@@ -13,6 +13,7 @@ from patch_algorithm.checks.data import (
     check_loader,
     check_passes,
     check_tokenizer,
+    check_tokenizer_context,
     check_vocabulary,
 )
 from patch_algorithm.checks.finding import Finding, by_severity, finding, skipped
@@ -244,6 +245,9 @@ def _not_read(run: RunFile) -> list[Finding]:
 def _tokenizer(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Finding]:
     facts = tokenizer_facts(run)
     found = [] if facts is None else check_tokenizer(facts)
+    stated = (run.tokenizer.arguments.get("kwargs") or {}).get("model_max_length")
+    if "hf_checkpointer" in run.callbacks and isinstance(stated, int):
+        found += check_tokenizer_context(stated, run.model.context)
     on_disk = run.train_loader.dataset.on_disk
     if on_disk is not None and on_disk.info is not None:
         written = on_disk.info.tokenizer

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patch_algorithm.common.command_line import errors_as_exit_codes, examples
+from patch_algorithm.common.options import OUTPUT, AsJson, Overrides
 
 if TYPE_CHECKING:
     from patch_algorithm.planning.costs_speed import Speed
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_plan"]
 
-_TIME, _PROPOSAL, _TWIN, _UNITS, _OUTPUT = "Time and money", "A proposal", "The baseline", "Units", "Output"
+_TIME, _PROPOSAL, _TWIN, _UNITS = "Time and money", "A proposal", "The baseline", "Units"
 
 
 class Same(str, Enum):
@@ -46,10 +47,7 @@ def plan(
     config: Annotated[
         str | None, typer.Argument(metavar="[RUN.yaml]", help="The run's configuration.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The run's dotted overrides."),
-    ] = None,
+    overrides: Overrides = None,
     gpus: Annotated[
         int | None, typer.Option(min=1, help="GPUs that share a step.", rich_help_panel=_TIME)
     ] = None,
@@ -103,13 +101,13 @@ def plan(
     s: Annotated[
         int | None, typer.Option("--s", help="Token superposition's s.", rich_help_panel=_UNITS)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
+    as_json: AsJson = False,
     picture: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
             help="Draw stages, learning rate and compute (.svg, .png, .pdf).",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:

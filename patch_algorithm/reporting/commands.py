@@ -18,7 +18,8 @@ def report(
         list[str],
         typer.Argument(
             metavar="[NAME=]RUN...",
-            help="history.jsonl files, or save folders that hold one. NAME= names their group.",
+            help="history.jsonl files, or save folders that hold one. NAME= names their group. Also results "
+            "(.json) of `patch-level eval`.",
             show_default=False,
         ),
     ],
@@ -51,6 +52,8 @@ def report(
     Runs that differ only in their seed form a group. The verdict compares
     patch runs with token-only runs at equal data and at equal compute, and only
     runs whose schedules ended; otherwise it says which run is missing.
+
+    Results of `patch-level eval --out` in the folder of a run are shown as well.
 
     \b
     Examples:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from patch_algorithm.common.version import __version__
 from patch_algorithm.reporting import amounts
+from patch_algorithm.reporting.evaluations import HEADER
 from patch_algorithm.reporting.plots import Picture, draw
 from patch_algorithm.reporting.recovery import recovery_words
 from patch_algorithm.reporting.report import Report
@@ -48,6 +49,8 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         ],
         findings=[(run.name, finding) for run in report.runs for finding in run.findings],
         notes=report.notes,
+        evaluations=[row for one in report.evaluations for row in one.rows()],
+        evaluations_header=HEADER,
         pictures=[
             {
                 "title": picture.title,

@@ -17,6 +17,12 @@ from patch_algorithm.reporting.comparison import (
     speed_up,
     subjects_of,
 )
+from patch_algorithm.reporting.evaluations import (
+    Evaluation,
+    evaluations_of,
+    evaluations_text,
+    is_result_file,
+)
 from patch_algorithm.reporting.groups import Group, Point, group_runs
 from patch_algorithm.reporting.recovery import Recovery, recovery_of, recovery_words
 from patch_algorithm.reporting.runs import Run, read_run
@@ -35,6 +41,7 @@ class Report:
         speed_ups: For each group that is judged.
         recoveries: For each group that has switched from patches to tokens.
         notes: What holds for all runs together.
+        evaluations: What `patch-level eval` has measured.
     """
 
     groups: list[Group]
@@ -43,6 +50,7 @@ class Report:
     speed_ups: list[SpeedUp]
     recoveries: list[Recovery]
     notes: list[str]
+    evaluations: list[Evaluation]
 
     @property
     def runs(self) -> list[Run]:
@@ -58,7 +66,7 @@ class Report:
         for recovery in self.recoveries:
             lines.append(f"{recovery.subject}: {recovery_words(recovery)}")
         lines += [f"{run.name}: {finding}." for run in self.runs for finding in run.findings]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *self.notes, *evaluations_text(self.evaluations)])
 
     def to_json(self) -> dict[str, Any]:
         """All numbers in primitives; losses are in nats per token, times in seconds."""
@@ -73,6 +81,7 @@ class Report:
                 for r in self.recoveries
             ],
             "notes": self.notes,
+            "evaluations": [one.to_json() for one in self.evaluations],
         }
 
 
@@ -80,13 +89,18 @@ def make_report(runs: Sequence[str], baselines: Sequence[str] = (), metric: str 
     """Reads runs and compares them.
 
     Args:
-        runs: Histories or folders that hold one; see :func:`.read_run`.
+        runs: Histories or folders that hold one; see :func:`.read_run`. Files ``*.json`` among them are
+            results of `patch-level eval`.
         baselines: Those of them to compare with; by default the runs without a patch stage.
         metric: The eval metric, in nats; by default the cross-entropy.
 
     Raises:
         ValueError: For input that cannot be used, naming the file and, if there is one, the line.
     """
+    results = [text for text in runs if is_result_file(text)]
+    runs = [text for text in runs if not is_result_file(text)]
+    if not runs:
+        raise ValueError("give at least one run; results of `patch-level eval` go beside runs.")
     _refuse_twice(runs)
     read = [read_run(text, metric) for text in runs]
     if len({run.metric for run in read}) > 1:
@@ -107,6 +121,7 @@ def make_report(runs: Sequence[str], baselines: Sequence[str] = (), metric: str 
         speed_ups=[speed_up(g, compared, compute) for g in subjects],
         recoveries=[r for g in groups if (r := recovery_of(g, [b for b in compared if b is not g], compute))],
         notes=_notes(read, groups, compute, bool(subjects)),
+        evaluations=evaluations_of(read, results),
     )
 
 

@@ -13,8 +13,10 @@ from patch_algorithm.checks.data import (
     check_loader,
     check_passes,
     check_tokenizer,
+    check_tokenizer_context,
     check_vocabulary,
 )
+from patch_algorithm.checks.finding import Severity
 
 TRAIN = LoaderFacts("train_loader.dataset", "text", True, 512, 512, "/pile/train")
 EVAL = LoaderFacts("eval_loader.dataset", "text", False, 128, 128, "/pile/val")
@@ -117,3 +119,11 @@ def test_vocabulary() -> None:
     assert enlarged.id == "vocabulary-resized"
     assert not check_vocabulary(50_277, 50_277)
     assert not check_vocabulary(None, 50_277)
+
+
+def test_the_context_that_an_exported_tokenizer_states() -> None:
+    for stated, context in ((None, 8), (8, None), (8, 8)):
+        assert check_tokenizer_context(stated, context) == []
+    (found,) = check_tokenizer_context(32, 8)
+    assert (found.id, found.severity) == ("tokenizer-context", Severity.note)
+    assert "model_max_length=32; the model's context is 8" in found.found

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from tests.export.conftest import registries_put_back
+
+__all__ = ["registries_put_back"]
 
 CONTEXT = 8
 TEXTS = [
@@ -33,6 +38,12 @@ def export(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(corpus / "tokenizer").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(run_of: Callable[..., Path]) -> Path:
+    """The folder of a run with checkpoints and exports of a Llama; nobody may change it."""
+    return run_of("llama")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from transformers import LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
 from patch_algorithm.cli import app
+from patch_algorithm.evaluation.comparison import compare
 from patch_algorithm.evaluation.paper import paper_row
-from patch_algorithm.evaluation.results import compare
-from tests.export.runs import checkpoint_of, export_of, make_run
+from tests.export.runs import checkpoint_of, export_of
 
 
 def evaluate(*arguments: object) -> Result:
@@ -35,11 +36,6 @@ def refused(done: Result, words: str) -> None:
     assert words in done.stderr
 
 
-@pytest.fixture(scope="session")
-def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run("llama", corpus, tmp_path_factory.mktemp("llama"))
-
-
 def test_a_checkpoint_and_its_export_are_the_same(trained: Path, texts: Path) -> None:
     checkpoint = result(checkpoint_of(trained), "--data", texts)
     exported = result(export_of(trained), "--data", texts)
@@ -48,6 +44,18 @@ def test_a_checkpoint_and_its_export_are_the_same(trained: Path, texts: Path) ->
         assert one["scored_tokens"] == other["scored_tokens"]
     assert (checkpoint["model"]["in_patch_stage"], exported["model"]["in_patch_stage"]) == (False, None)
     assert not any("means nothing yet" in note for note in checkpoint["notes"])
+
+
+@pytest.mark.parametrize("name", ["mpt", "gpt2", "olmoe"])
+@pytest.mark.filterwarnings("ignore:Propagating key_padding_mask")  # from the export's own code
+def test_other_families(name: str, run_of: Callable[..., Path], texts: Path) -> None:
+    run = run_of(name)
+    checkpoint = result(checkpoint_of(run), "--data", texts)
+    exported = result(export_of(run), "--data", texts, "--trust-remote-code")
+    for one, other in zip(checkpoint["measures"], exported["measures"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    if name == "mpt":
+        refused(evaluate(export_of(run), "--data", texts), "add --trust-remote-code")
 
 
 def test_a_checkpoint_of_a_patch_stage_says_so(trained: Path, texts: Path) -> None:
@@ -125,7 +133,10 @@ def test_the_bootstrap_error_is_that_of_a_mean() -> None:
     [
         (["EXPORT"], "Expected a checkpoint or an export, and --data"),
         (["EXPORT", "--data", "none.jsonl"], "There is no evaluation data at none.jsonl"),
-        (["EXPORT", "--data", "TEXTS", "--preset", "papr"], "there are paper, pile, zero-shot. Did you mean 'paper'?"),
+        (
+            ["EXPORT", "--data", "TEXTS", "--preset", "papr"],
+            "there are paper, pile, zero-shot. Did you mean 'paper'?",
+        ),
         (["EXPORT", "--data", "TEXTS", "--stride", "9"], "--stride 9: expected 1 to 8"),
         (["EXPORT", "--data", "TEXTS", "--seq-len", "9"], "expected 2 to 8, the model's context"),
         (["EXPORT", "--data", "TEXTS", "--preset", "pile"], "holds no dataset.json"),

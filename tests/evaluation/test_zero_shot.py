@@ -13,8 +13,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from patch_algorithm.evaluation.comparison import compare
 from patch_algorithm.evaluation.paper import PAPER_ROWS
-from patch_algorithm.evaluation.results import compare, result_text
+from patch_algorithm.evaluation.results import result_text
 from patch_algorithm.evaluation.zero_shot.items import read_tasks
 from patch_algorithm.evaluation.zero_shot.task_files import Prompt, tasks
 from tests.evaluation.conftest import CONTEXT
@@ -44,7 +45,7 @@ ITEMS: list[tuple[str, dict[str, Any], Prompt]] = [
         "hellaswag",
         {
             "activity_label": "Roofs",
-            "ctx_a": "[header] A man sits. [title] Now",
+            "ctx_a": "[header] A man sits [title] Now",
             "ctx_b": "he",
             "endings": ["is  'a'", "b [title] c [step] d"],
             "label": "1",

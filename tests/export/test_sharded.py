@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from patch_algorithm.cli import app
 from tests.export.runs import check, export_of, found
 from tests.ranks import on_ranks
 
@@ -32,6 +35,15 @@ def test_an_export_is_its_checkpoint(name: str, runs: tuple[Path, str]) -> None:
     assert compared["weights_that_differ"] == []
     assert [stage["k"] for stage in report["training"]["stages"]] == [4, 1]
     assert report["ids"].get("error", []) == (["export-misread"] if name == "mpt" else [])
+    text = run / "text.txt"
+    text.write_text("w1 w2 w3 w5 w8 w13 w21 w34 w55 w89 w10 w20")
+    losses = []
+    for model in (run / checkpoint.format(4), export_of(run)):
+        asked = ["eval", str(model), "--data", str(text), "--trust-remote-code", "--json"]
+        evaluated = CliRunner().invoke(app, asked)
+        assert evaluated.exit_code == 0, evaluated.stderr
+        losses.append([one["loss"] for one in json.loads(evaluated.stdout)["measures"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     other = check(export_of(run, 2), "--checkpoint", run / checkpoint.format(4), "--json")
     assert found(other)["ids"]["error"][0] == "export-differs"
     refused = check(export_of(run, 2), "--checkpoint", run / checkpoint.format(2))

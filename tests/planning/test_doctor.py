@@ -118,6 +118,13 @@ def test_our_own_files(name: str) -> None:
         ({"train_loader__dataset__local": "/none"}, ["data-missing"]),
         ({"tokenizer__name": "/none/tokenizer"}, ["tokenizer-not-found"]),
         ({"tokenizer__name": "gpt2"}, ["tokenizer-named-otherwise"]),
+        (
+            {
+                "tokenizer__kwargs__model_max_length": 32,
+                "callbacks": {"hf_checkpointer": {"save_folder": "runs", "save_interval": "1dur"}},
+            },
+            ["tokenizer-context"],
+        ),
         ({"model__vocab_size": 90}, ["vocabulary-resized"]),
         ({"eval_loader__dataset__split": "train"}, ["eval-rows-cut-short", "eval-reads-training-data"]),
         ({"precision": "amp_bf16"}, ["precision-on-cpu"]),

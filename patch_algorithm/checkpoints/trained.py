@@ -13,8 +13,8 @@ from llmfoundry.models import mpt
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from patch_algorithm.export.checkpoint_state import read_state
-from patch_algorithm.export.training import Training
+from patch_algorithm.checkpoints.state import read_state
+from patch_algorithm.checkpoints.training import Training
 
 __all__ = ["Trained", "read_checkpoint"]
 

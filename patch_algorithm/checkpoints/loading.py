@@ -17,7 +17,8 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from patch_algorithm.export.folder import ExportFolder
+from patch_algorithm.checkpoints.export_folder import ExportFolder
+from patch_algorithm.data.tokens.identity import largest_id
 
 __all__ = [
     "LOADING_ERRORS",
@@ -30,6 +31,8 @@ __all__ = [
     "logits_of",
     "parameters",
     "probe_ids",
+    "require_fitting_vocabulary",
+    "require_trust",
 ]
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
@@ -128,6 +131,34 @@ def embedding_rows(model: PreTrainedModel) -> int:
     """Ids that a model can read."""
     embedding: Any = model.get_input_embeddings()
     return embedding.weight.shape[0]
+
+
+def require_trust(export: ExportFolder, trusted: bool) -> None:
+    """Refuses an export that brings Python code, unless the user lets it run.
+
+    Raises:
+        ValueError: If it brings some, and may not run it.
+    """
+    if export.own_code and not trusted:
+        raise ValueError(
+            f"{export.path} brings its model as Python code ({', '.join(export.own_code)}), which loading it "
+            "runs. If you made this export, or have read the code, add --trust-remote-code; whoever loads it "
+            "has to do the same."
+        )
+
+
+def require_fitting_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Refuses a tokenizer with ids that the model has no embedding for.
+
+    Raises:
+        ValueError: If there are such ids.
+    """
+    rows, largest = embedding_rows(model), largest_id(tokenizer)
+    if largest >= rows:
+        raise ValueError(
+            f"The export's tokenizer is not the model's: its ids go up to {largest:,}, and the model has "
+            f"{rows:,} embeddings. Put the files of the run's tokenizer into the export."
+        )
 
 
 def probe_ids(export: ExportFolder, vocabulary: int) -> Tensor:
