@@ -18,12 +18,19 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
-def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file so that it is there as a whole or not at all."""
+def write_whole(path: Path, *parts: bytes | memoryview, lasting: bool = True) -> None:
+    """Writes a file so that it is there as a whole or not at all.
+
+    Args:
+        path: The file.
+        parts: Its content.
+        lasting: Whether that holds after a loss of power, too, for which it waits for the disk.
+    """
     aside = path.with_name(f"{path.name}.partial")
     with aside.open("wb") as file:
         for part in parts:
             file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
     aside.replace(path)

@@ -168,7 +168,8 @@ class WorkDir:
 
     def commit_record(self, unit: str, record: UnitRecord) -> None:
         """Keeps the record of a unit whose tail is there."""
-        write_whole(self._units / f"{unit}.json", _dump_json(record.to_json()))
+        # What a loss of power leaves of it is no JSON, so that the unit is done again; and there may be many.
+        write_whole(self._units / f"{unit}.json", _dump_json(record.to_json()), lasting=False)
 
     def tail(self, unit: str, start: int = 0, tokens: int = -1) -> np.ndarray:
         """Tokens ``[start, start + tokens)`` of a unit's tail; by default all."""
