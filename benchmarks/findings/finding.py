@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def refusal(call: Callable[[], object], words: Sequence[str], most: int = 110) -
     try:
         call()
     except ValueError as error:
-        told = " ".join(str(error).split())
+        told = re.sub(r"\S*/finding-\d+/", "", " ".join(str(error).split()))
         begin = max(0, min(told.find(word) for word in words) - 20) if all(w in told for w in words) else 0
         return Now(f"refused: ...{told[begin : begin + most]}...", all(word in told for word in words))
     return Now("not refused", False)

@@ -127,6 +127,15 @@ def test_an_added_token_that_the_data_cannot_hold_changes_nothing(
     assert len(rows_of(build(more, local=str(data), max_seq_len=8))) == 8
 
 
+def test_a_special_token_that_the_data_does_not_hold_may_be_missing(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    more = with_change(tokenizer, lambda text: None)
+    more.add_special_tokens({"additional_special_tokens": ["<more>"]})
+    data = write_dataset(tmp_path, more, {(None, "train"): random_rows(8, 8)})
+    assert len(rows_of(build(tokenizer, local=str(data), max_seq_len=8))) == 8
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
