@@ -49,7 +49,7 @@ def check_start(cfg: DictConfig, path: str) -> tuple[list[Finding], tuple[str, .
         path: The file that it was read from.
 
     Returns:
-        What was found, the worst first, and the ids of findings that need not be told again when training
+        What was found, the worst first, and the ids of findings that need not be shown again when training
         starts.
     """
     found = examine(cfg, path, starts_here=True)

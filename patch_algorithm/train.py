@@ -62,8 +62,8 @@ def main(args: list[str], command: str = "patch_algorithm.train") -> int:
 
     try:
         cfg = read_config(args[0], args[1:])
-        findings, told = check_start(cfg, args[0])
-        if _tell(findings, args[0], command):
+        findings, known_ids = check_start(cfg, args[0])
+        if _show(findings, args[0], command):
             return 2
         prepare(cfg)
     except ValueError as error:
@@ -72,9 +72,9 @@ def main(args: list[str], command: str = "patch_algorithm.train") -> int:
 
     from patch_algorithm.monitoring.stage_report import StageReportError
 
-    _tell_of_idle_gpus(command)
+    _announce_idle_gpus(command)
     try:
-        with already_shown(told):
+        with already_shown(known_ids):
             train_from_yaml(args[0], args[1:])
     except StageReportError as error:
         return _complain(error, 1, command)
@@ -104,7 +104,7 @@ def _settle_process() -> None:
     logging.getLogger("patch_algorithm").setLevel(logging.INFO)
 
 
-def _tell(findings: list[Any], path: str, command: str) -> bool:
+def _show(findings: list[Any], path: str, command: str) -> bool:
     """Shows what the checks have found, once; returns whether the run must not start."""
     from patch_algorithm.checks import Severity
     from patch_algorithm.checks.rendering import as_block
@@ -120,7 +120,7 @@ def _tell(findings: list[Any], path: str, command: str) -> bool:
     return fatal
 
 
-def _tell_of_idle_gpus(command: str) -> None:
+def _announce_idle_gpus(command: str) -> None:
     import torch
 
     devices = torch.cuda.device_count()

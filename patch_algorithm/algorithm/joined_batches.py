@@ -41,7 +41,7 @@ class JoiningLoader:
         self.loader = loader
         self._begin = begin
         self._batches_of_step = batches_of_step
-        self._told = False
+        self._announced = False
 
     @property
     def dataset(self) -> Any:
@@ -54,13 +54,13 @@ class JoiningLoader:
         # Asked step by step: a stage may end between two of them.
         while group := list(islice(batches, wanted := self._batches_of_step(step))):
             if len(group) < wanted:
-                self._tell(len(group), wanted)
+                self._announce_short_step(len(group), wanted)
             yield join(group)
             step += 1
 
-    def _tell(self, found: int, wanted: int) -> None:
-        if not self._told:
-            self._told = True
+    def _announce_short_step(self, found: int, wanted: int) -> None:
+        if not self._announced:
+            self._announced = True
             announce(
                 f"patch_level: the last patch step of the epoch takes the {found} batches that are left "
                 f"instead of {wanted}, so that every row is read."

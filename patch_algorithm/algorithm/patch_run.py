@@ -51,7 +51,7 @@ _PATCH_STAGE = frozenset(
     }
 )
 # What comes after the callbacks' BATCH_END, so that the end of a stage is told after its last step.
-_TELLING = frozenset({Event.EVAL_BEFORE_ALL, Event.BATCH_CHECKPOINT, Event.FIT_END})
+_ANNOUNCING = frozenset({Event.EVAL_BEFORE_ALL, Event.BATCH_CHECKPOINT, Event.FIT_END})
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ class PatchRun:
     def events(self) -> frozenset[Event]:
         """The events at which there is something to do; in the token stage that is cutting and logging."""
         events = _EVERY_STAGE | _PATCH_STAGE if self.timeline.in_patch_stage else _EVERY_STAGE
-        return events if self._news is None else events | _TELLING
+        return events if self._news is None else events | _ANNOUNCING
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Does what belongs to ``event``."""
-        if event in _TELLING:
-            self._tell()
+        if event in _ANNOUNCING:
+            self._announce_news()
         if event in _EVERY_STAGE | _PATCH_STAGE:
             getattr(self, f"_on_{event.value}")(state, logger)
 
@@ -159,13 +159,13 @@ class PatchRun:
         refuse_unsupported(model, self._settings.seq_len)
         if self.timeline.never_switches(state):
             self._warn_of_no_switch(state)
-        self._tell_of_findings(state)
+        self._warn_of_findings(state)
         # Folded batches would need k copies of the logits in the model's own train metrics.
         if self._metrics_aside is None:  # else they still are, from a fit that broke off
             self._metrics_aside, state.train_metrics = state.train_metrics, {}
         self._hooks.attach()
 
-    def _tell_of_findings(self, state: State) -> None:
+    def _warn_of_findings(self, state: State) -> None:
         resets = self._settings.on_switch == "reset"
         context = context_length(unwrap(state.model))
         found = findings_at_start(state, self.timeline.plan, context, resets, self._settings.rehearse_switch)
@@ -209,7 +209,7 @@ class PatchRun:
 
     def _on_after_dataloader(self, state: State, logger: Logger) -> None:
         self._advance(state, state.timestamp)
-        self._tell()
+        self._announce_news()
         if not self.timeline.in_patch_stage:
             self._give_metrics_back(state)
             if not _has_token_rows(state.batch):
@@ -320,7 +320,7 @@ class PatchRun:
         batch, reset = int(state.timestamp.batch.value), self._settings.on_switch == "reset"
         self._news = end_of_stage(self.timeline.plan, left, self.timeline.stage, batch, reset)
 
-    def _tell(self) -> None:
+    def _announce_news(self) -> None:
         if self._news is not None:
             announce(self._news)
             self._news = None

@@ -46,7 +46,7 @@ class RowFolder:
         self._count = count
         self._weights = weights
         self._announced = False
-        self._told_of_documents = False
+        self._documents_announced = False
         self.start_fit()
 
     def start_fit(self) -> None:
@@ -82,7 +82,7 @@ class RowFolder:
         if not in_patches and T == piece:
             return batch
         keys = used_document_keys(batch, unwrap(state.model))
-        if not self._told_of_documents and unused_documents(batch, keys):
+        if not self._documents_announced and unused_documents(batch, keys):
             self._warn_of_documents()
         loaded = batch
         if T > piece:
@@ -98,7 +98,7 @@ class RowFolder:
             document_keys=keys,
         )
         if keys:
-            self._tell_of_documents(batch, folded)
+            self._announce_unread_tokens(batch, folded)
         if not any(scored := folded["loss_generating_tokens"]):
             scored[:1] = [1]  # rows are too short: Composer divides by the sum, and the patch loss is 0
         return keep_pinned(loaded, folded)
@@ -145,21 +145,21 @@ class RowFolder:
             self._announced = True
 
     def _warn_of_documents(self) -> None:
-        self._told_of_documents = True
+        self._documents_announced = True
         warn(
             "The batch tells documents apart (sequence_id or position_ids), but the model does not go by it: "
             "they are concatenated, as in the paper. MPT keeps them apart with attn_uses_sequence_id: true, "
             "Hugging Face models where their forward takes position_ids."
         )
 
-    def _tell_of_documents(self, batch: Mapping[str, Any], folded: Mapping[str, Any]) -> None:
-        if self._told_of_documents or PATCH_MASK not in folded:
+    def _announce_unread_tokens(self, batch: Mapping[str, Any], folded: Mapping[str, Any]) -> None:
+        if self._documents_announced or PATCH_MASK not in folded:
             return
         mask = batch.get("attention_mask")
         real = int(batch["input_ids"].numel() if mask is None else mask.sum())
         unread = real - int(folded[PATCH_MASK].sum())
         if unread:
-            self._told_of_documents = True
+            self._documents_announced = True
             announce(
                 f"patch_level: documents are kept apart. {unread} of this batch's {real} tokens stand in "
                 "patches of the document after theirs, and are predicted but not read."

@@ -100,10 +100,10 @@ def load_model(export: ExportFolder) -> Loaded:
 
 def load_as(kind: Any, export: ExportFolder, **options: Any) -> Loaded:
     """Loads an export by a class of transformers; errors are that class's."""
-    model, told = kind.from_pretrained(
+    model, info = kind.from_pretrained(
         export.path, torch_dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
     )
-    return Loaded(model.eval(), tuple(sorted(told["missing_keys"])), tuple(sorted(told["unexpected_keys"])))
+    return Loaded(model.eval(), tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"])))
 
 
 def load_tokenizer(export: ExportFolder) -> PreTrainedTokenizerBase:

@@ -52,7 +52,7 @@ class ModelHooks:
         self._model = model
         self._lookup = _PatchLookup()
         self._handles: list[RemovableHandle] = []
-        self._told_of_loss = False
+        self._loss_announced = False
 
     @property
     def attached(self) -> bool:
@@ -72,8 +72,8 @@ class ModelHooks:
         keep(embedding.register_forward_hook(lookup.average_patches, prepend=True, with_kwargs=True))
         for other in further_embeddings(model).values():
             keep(other.register_forward_pre_hook(lookup.notice, prepend=True, with_kwargs=True))
-        if has_own_loss(model) and not self._told_of_loss:
-            self._told_of_loss = True
+        if has_own_loss(model) and not self._loss_announced:
+            self._loss_announced = True
             announce(
                 f"patch_level: patch stages use the patch loss instead of {type(model).__name__}.loss. If "
                 "that loss has further terms, such as a z-loss, return them from a method "

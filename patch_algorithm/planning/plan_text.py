@@ -98,14 +98,14 @@ def _rates(plan: Plan) -> list[str]:
     rates = plan.rates
     if not rates.steps:
         return wrapped(f"Learning rate: not known; {rates.fault}.", "  ")
-    told = []
+    parts = []
     for stage in plan.costs[1].stages:
         last = stage.first_step + stage.steps
         inside = [v for at, v in zip(rates.steps, rates.values, strict=True) if stage.first_step <= at < last]
         if inside:
             end = rates.values[-1] if last == rates.steps[-1] else inside[-1]
-            told.append(f"{stage.name} up to {max(inside):.3g}, {end:.3g} at its end")
-    return wrapped(f"Learning rate: {'; '.join(told)}.", "  ")
+            parts.append(f"{stage.name} up to {max(inside):.3g}, {end:.3g} at its end")
+    return wrapped(f"Learning rate: {'; '.join(parts)}.", "  ")
 
 
 def _stage(stage: StageCost) -> tuple[str, ...]:

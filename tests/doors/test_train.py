@@ -142,7 +142,7 @@ def test_two_ranks_train_and_are_queued_again(launcher: str, corpus: Path, tmp_p
 @pytest.mark.parametrize(
     ("devices", "launched", "told"), [(8, False, True), (8, True, False), (1, False, False)]
 )
-def test_idle_gpus_are_told_of(
+def test_idle_gpus_are_announced(
     devices: int,
     launched: bool,
     told: bool,
@@ -153,5 +153,5 @@ def test_idle_gpus_are_told_of(
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     if launched:
         monkeypatch.setenv("WORLD_SIZE", "8")
-    train._tell_of_idle_gpus("patch-level train")
+    train._announce_idle_gpus("patch-level train")
     assert ("8 GPUs" in capsys.readouterr().err) == told
