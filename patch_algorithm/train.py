@@ -158,8 +158,10 @@ def _raised_by_us(error: BaseException) -> bool:
 
 
 def _complain(error: Exception, status: int, command: str) -> int:
+    from patch_algorithm.common.redaction import redact
+
     sys.stdout.flush()
-    sys.stderr.write(f"{command}: {error}\n")
+    sys.stderr.write(f"{command}: {redact(str(error))}\n")
     return status
 
 

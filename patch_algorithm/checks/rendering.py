@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from patch_algorithm.checks.catalogue import Severity
 from patch_algorithm.checks.finding import Finding
-from patch_algorithm.checks.redaction import redact
+from patch_algorithm.common.redaction import redact, redact_values
 
 __all__ = ["as_block", "as_json", "as_report", "summary"]
 
@@ -30,7 +30,7 @@ def summary(findings: Sequence[Finding]) -> str:
 def as_report(findings: Sequence[Finding], width: int = 100) -> str:
     """Every finding with its reason and its fix."""
     blocks = [_in_full(one, width) for one in findings]
-    return redact("\n".join([*blocks, f"{'' if not blocks else chr(10)}{summary(findings).capitalize()}."]))
+    return "\n".join([*blocks, f"{'' if not blocks else chr(10)}{summary(findings).capitalize()}."])
 
 
 def as_block(findings: Sequence[Finding], title: str, width: int = 110) -> str:
@@ -38,10 +38,10 @@ def as_block(findings: Sequence[Finding], title: str, width: int = 110) -> str:
     shown = [one for one in findings if one.severity is not Severity.skipped]
     if not shown:
         return ""
-    lines = [f"{title}: {summary(shown)}"]
+    lines = [redact(f"{title}: {summary(shown)}")]
     for one in shown:
         lines += _wrapped(f"{one.severity.value:8} {one.id}: {one.found} {one.fix}".rstrip(), width, "  ")
-    return redact("\n".join(lines))
+    return "\n".join(lines)
 
 
 def as_json(findings: Sequence[Finding], **facts: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def as_json(findings: Sequence[Finding], **facts: Any) -> dict[str, Any]:
         "counts": {severity.value: counts[severity.value] for severity in Severity},
         "findings": [one.to_json() for one in findings],
     }
-    return _without_secrets(report)
+    return redact_values(report)
 
 
 def _in_full(one: Finding, width: int) -> str:
@@ -63,21 +63,12 @@ def _in_full(one: Finding, width: int) -> str:
 
 
 def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    # Secrets are taken out first: behind a line break they might not be known for one.
     return textwrap.wrap(
-        text,
+        redact(text),
         width,
         initial_indent=indent,
         subsequent_indent=f"{indent}  ",
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: _without_secrets(below) for key, below in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_secrets(below) for below in value]
-    return value

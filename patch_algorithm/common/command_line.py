@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import typer
 
+from patch_algorithm.common.redaction import redact
+
 __all__ = ["errors_as_exit_codes", "examples"]
 
 
@@ -23,7 +25,7 @@ def examples(*commands: str, codes: Sequence[str] = ()) -> str:
 
 @contextmanager
 def errors_as_exit_codes(command: str, *, when_stopped: str = "stopped.") -> Iterator[None]:
-    """Inside, bad input is one line on standard error and exit code 2, without a traceback.
+    """Inside, bad input is one line on standard error and exit code 2, without traceback or secrets.
 
     Args:
         command: The command's words, such as ``doctor``.
@@ -40,5 +42,5 @@ def errors_as_exit_codes(command: str, *, when_stopped: str = "stopped.") -> Ite
         typer.echo(f"patch-level {command}: {when_stopped}", err=True)
         raise typer.Exit(130) from error
     except (ValueError, OSError) as error:
-        typer.echo(f"patch-level {command}: {error}", err=True)
+        typer.echo(f"patch-level {command}: {redact(str(error))}", err=True)
         raise typer.Exit(2) from error

@@ -95,7 +95,7 @@ def init(
     """
     with errors_as_exit_codes("init"):
         from patch_algorithm.checks import Severity, rendering
-        from patch_algorithm.checks.redaction import redact
+        from patch_algorithm.common.redaction import redact
         from patch_algorithm.planning.config import read_config
         from patch_algorithm.planning.doctor import examine
         from patch_algorithm.planning.init_config import InitOptions, rewrite
@@ -144,6 +144,7 @@ def doctor(
     """
     with errors_as_exit_codes("doctor"):
         from patch_algorithm.checks import Severity, rendering
+        from patch_algorithm.common.redaction import redact
         from patch_algorithm.planning.environment import gpus, versions
 
         facts: dict[str, Any] = {
@@ -169,7 +170,7 @@ def doctor(
             typer.echo(json.dumps(rendering.as_json(findings, **facts), indent=2, ensure_ascii=False))
         else:
             width = min(shutil.get_terminal_size().columns, 110)
-            typer.echo(f"{_headline(facts)}\n\n{rendering.as_report(findings, width)}")
+            typer.echo(f"{redact(_headline(facts))}\n\n{rendering.as_report(findings, width)}")
         bad = {Severity.error, Severity.warning} if strict else {Severity.error}
         if any(one.severity in bad for one in findings):
             raise typer.Exit(1)

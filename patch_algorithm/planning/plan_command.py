@@ -10,6 +10,7 @@ import typer
 
 from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 from patch_algorithm.common.options import OUTPUT, AsJson, Overrides
+from patch_algorithm.common.redaction import redact, redact_values
 
 if TYPE_CHECKING:
     from patch_algorithm.planning.costs_speed import Speed
@@ -142,7 +143,7 @@ def plan(
         if config is not None:
             said |= _planned(given)
         if as_json:
-            typer.echo(json.dumps(said, indent=2, ensure_ascii=False))
+            typer.echo(json.dumps(redact_values(said), indent=2, ensure_ascii=False))
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -218,7 +219,7 @@ def _planned(given: dict[str, Any]) -> dict[str, Any]:
         lines.append(f"Picture: {given['picture']}")
         said["picture"] = given["picture"]
     if not given["as_json"]:
-        typer.echo("\n\n".join(lines))
+        typer.echo(redact("\n\n".join(lines)))
     return said
 
 

@@ -212,12 +212,13 @@ def _header(plan: Plan, same: str, changes: Sequence[str]) -> str:
 def _round_trip(text: str) -> Any:
     """A reader and writer that keeps comments, order, quotes, nulls and the indentation of lists."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.representer import RoundTripRepresenter
     from ruamel.yaml.util import load_yaml_guess_indent
+
+    from patch_algorithm.planning.yaml_edits import NumberRepresenter
 
     _, indent, offset = load_yaml_guess_indent(text)
 
-    class Representer(RoundTripRepresenter):
+    class Representer(NumberRepresenter):
         """Writes null where ruamel leaves a blank."""
 
     Representer.add_representer(

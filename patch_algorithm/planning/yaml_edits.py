@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import CommentMark, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.tokens import CommentToken
 from ruamel.yaml.util import load_yaml_guess_indent
 
-__all__ = ["Document", "Edit"]
+__all__ = ["Document", "Edit", "NumberRepresenter", "written_number"]
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 _NO_WRAPPING = 10_000
+_DIGITS = 12
 
 Path = tuple[str, ...]
 
@@ -38,6 +41,33 @@ class Edit:
     removed: bool = False
 
 
+def written_number(value: float) -> str:
+    """A number as a person writes it, and as every reader of YAML takes it for one.
+
+    Products are rounded to 12 digits; ``6e-05`` without a point is text to PyYAML.
+
+    Examples:
+        >>> written_number(0.1 * 3e-4), written_number(0.05), written_number(2.0)
+        ('3.0e-05', '0.05', '2.0')
+    """
+    if not math.isfinite(value):
+        return {math.inf: ".inf", -math.inf: "-.inf"}.get(value, ".nan")
+    text = repr(float(f"{value:.{_DIGITS}g}"))
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}{e}{exponent}"
+
+
+class NumberRepresenter(RoundTripRepresenter):
+    """Writes new numbers by :func:`written_number`; those of the file stay as they were."""
+
+    def represent_number(self, value: float) -> Any:
+        """The node of a number."""
+        return self.represent_scalar("tag:yaml.org,2002:float", written_number(value))
+
+
+NumberRepresenter.add_representer(float, NumberRepresenter.represent_number)
+
+
 class Document:
     """The text of a YAML, and changes to it.
 
@@ -55,6 +85,7 @@ class Document:
         except YAMLError as error:
             raise ValueError(f"the YAML cannot be read: {error}") from error
         self._yaml = YAML()
+        self._yaml.Representer = NumberRepresenter
         self._yaml.preserve_quotes = True
         self._yaml.width = _NO_WRAPPING
         self._yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)

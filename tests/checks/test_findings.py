@@ -1,13 +1,11 @@
-"""Findings: their catalogue, secrets in them, and what has been told already."""
+"""Findings: their catalogue, how they are written, and what has been shown already."""
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
-from patch_algorithm.checks import CATALOGUE, Severity, by_severity, finding, redaction, skipped
-from patch_algorithm.checks.redaction import redact
+from patch_algorithm.checks import CATALOGUE, Severity, by_severity, finding, skipped
+from patch_algorithm.checks.rendering import as_block, as_json, as_report
 from patch_algorithm.checks.shown import already_shown, not_yet_shown
 
 
@@ -39,49 +37,27 @@ def test_the_catalogue_is_keyed_by_its_ids() -> None:
     assert all(key == check.id and check.summary.endswith(".") for key, check in CATALOGUE.items())
 
 
-@pytest.mark.parametrize(
-    ("text", "secret"),
-    [
-        ("s3://me:hunter22@bucket/pile", "hunter22"),
-        ("https://host/x?X-Amz-Signature=abcdef0123456789&y=1", "abcdef0123456789"),
-        ("https://store/x?sig=abcdefgh%3D", "abcdefgh"),
-        ("{'use_auth_token': 'secretvalue'}", "secretvalue"),
-        ("api_key: 0123456789", "0123456789"),
-        ("WANDB_API_KEY=" + "a1" * 20, "a1" * 20),
-        ("a1" * 20, "a1" * 20),
-        ("hf_AbCdEfGhIjKlMnOp", "hf_AbCdEfGhIjKlMnOp"),
-        ("AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
-        ("password='hunter22'", "hunter22"),
-    ],
-)
-def test_secrets_are_hidden(text: str, secret: str) -> None:
-    assert secret not in redact(text)
-    assert "***" in redact(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "train_loader.dataset.max_seq_len=512 reads 128 of the 512 tokens of each row in "
-        "s3://bucket/pile/train.",
-        "115_200tok",
-        "use_auth_token: false",
-        "tokenizer.name is 'EleutherAI/gpt-neox-20b'",
-        "The run takes 2.6e+10 tokens: 0.4 passes.",
-    ],
-)
-def test_what_is_no_secret_stays(text: str) -> None:
-    assert redact(text) == text
-
-
-def test_the_example_in_the_docstring() -> None:
-    assert doctest.testmod(redaction).failed == 0
-
-
-def test_what_was_told_is_not_told_again() -> None:
+def test_what_was_shown_is_not_shown_again() -> None:
     both = [finding("k-high", ""), finding("ratio-high", "")]
     with already_shown(["k-high"]):
         assert [one.id for one in not_yet_shown(both)] == ["ratio-high"]
         with already_shown(["ratio-high"]):
             assert not_yet_shown(both) == []
     assert not_yet_shown(both) == both, "it ends with the block"
+
+
+SECRET = "a-secret-0123456789"
+
+
+@pytest.mark.parametrize("width", range(40, 100, 7))
+def test_no_rendering_shows_a_secret_wherever_its_lines_break(width: int) -> None:
+    header = f"callbacks.mine is {{'Authorization': 'Bearer {SECRET}'}}"
+    findings = [finding("bad-value", header, f"the password = {SECRET}", f"Unset HF_TOKEN={SECRET} here.")]
+    texts = [
+        as_report(findings, width),
+        as_block(findings, f"run password={SECRET}", width),
+        str(as_json(findings, file=f"s3://me:{SECRET}@bucket/run.yaml", api_key=SECRET)),
+    ]
+    for text in texts:
+        assert SECRET not in text
+        assert "***" in text

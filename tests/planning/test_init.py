@@ -126,8 +126,16 @@ def test_an_older_file_with_variables_at_the_top() -> None:
 def test_weight_decay_and_a_batch_that_does_not_divide() -> None:
     text = MPT_1B.replace("weight_decay: 0.0", "weight_decay: 0.1").replace("size: 512", "size: 10")
     new = rewritten(text)
-    assert new["optimizer"]["weight_decay"] == pytest.approx(6e-5)
+    assert new["optimizer"]["weight_decay"] == 6e-5
     assert new["global_train_batch_size"] == 2
+
+
+def test_a_product_is_written_as_a_person_writes_it() -> None:
+    text = MPT_1B.replace("weight_decay: 0.0", "weight_decay: 0.1").replace("lr: 6.0e-4", "lr: 3.0e-4")
+    assert 0.1 * 3e-4 != 3e-5, "the last bit of the product is what is rounded away"
+    new = rewrite(text, InitOptions()).text
+    assert "  lr: 3.0e-4\n" in new
+    assert "  weight_decay: 3.0e-05\n" in new
 
 
 @pytest.mark.parametrize(

@@ -134,11 +134,11 @@ def test_overrides_are_written_and_outputs_parted(tmp_path: Path) -> None:
         "loggers": {"history": {"path": "./mine/history.jsonl"}},
         "callbacks": {"hf_checkpointer": {"save_folder": "./{run_name}/hf", "save_interval": "1dur"}},
     }
-    overrides = ("optimizer.lr=2e-3", "max_duration=1200ba")
+    overrides = ("optimizer.lr=2e-5", "max_duration=1200ba")
     plan, _, its = twin_of(tmp_path, overrides=overrides, **changes)
     assert plan.costs[1].steps == 1200
     config = its.run.config
-    assert (config["optimizer"]["lr"], config["max_duration"]) == (2e-3, "600ba")
+    assert (config["optimizer"]["lr"], config["max_duration"]) == (2e-5, "600ba")
     assert (config["run_name"], config["save_folder"]) == ("mine-token", "./runs/mine-token")
     assert config["loggers"]["history"]["path"] == "./mine/history-token.jsonl"
     assert config["callbacks"]["hf_checkpointer"]["save_folder"] == "./{run_name}/hf"

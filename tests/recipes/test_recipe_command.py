@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from typer.testing import CliRunner, Result
 
@@ -54,6 +55,7 @@ def test_overrides_are_written_and_comments_kept(tmp_path: Path) -> None:
         "loggers.wandb={}",
         "fsdp_config=null",
         "optimizer.betas=[0.9,0.99]",
+        "optimizer.lr=3e-5",
         "train_loader.dataset.max_seq_len=${variables.tokens_per_row}",
         "callbacks.speed_monitor={window_size: 20}",
     ]
@@ -63,6 +65,7 @@ def test_overrides_are_written_and_comments_kept(tmp_path: Path) -> None:
     assert OmegaConf.load(out) == expected
     text = out.read_text("utf-8")
     assert "k: 2 # Tokens a patch." in text
+    assert yaml.safe_load(text)["optimizer"]["lr"] == 3e-5, "3e-05 would be text to other readers of YAML"
     assert text.startswith("# MPT-1B on the Pile")
 
 
