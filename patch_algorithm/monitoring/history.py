@@ -28,7 +28,7 @@ from patch_algorithm.common.announce import announce
 from patch_algorithm.common.version import __version__
 from patch_algorithm.monitoring.history_file import History, Line, read
 from patch_algorithm.monitoring.stage_recorder import StageRecorder
-from patch_algorithm.stages.forecast import state_at
+from patch_algorithm.stages.forecast import find_patch_level, state_at
 from patch_algorithm.stages.trainer_clock import dataloader_len, share_of_run
 
 __all__ = ["History", "HistoryLogger", "Line", "read"]
@@ -151,6 +151,7 @@ class HistoryLogger(LoggerDestination):
         """What tells whether two runs can be compared, and whether a run has come to its planned end."""
         self._planned = state.max_duration
         optimizers = state.optimizers or ()
+        algorithm = find_patch_level(state)
         return {
             "run_name": state.run_name,
             "version": __version__,
@@ -161,6 +162,7 @@ class HistoryLogger(LoggerDestination):
             "parameters": self._parameters,
             "optimizer": type(optimizers[0]).__name__ if optimizers else None,
             "weight_decay": optimizers[0].param_groups[0].get("weight_decay") if optimizers else None,
+            **{name: getattr(algorithm, name, None) for name in ("on_switch", "target_weights")},
         }
 
     def _open(self, state: State) -> _HistoryFile:

@@ -134,9 +134,21 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return groups
 
 
+# Settings that a seed does not change, with what files hold that do not name them.
+_SETTINGS = {
+    "max_duration": None,
+    "parameters": None,
+    "optimizer": None,
+    "weight_decay": None,
+    "on_switch": "carry",
+    "target_weights": "uniform",
+}
+
+
 def _signature(run: Run) -> tuple[Any, ...]:
+    given = {name: run.settings.get(name) for name in _SETTINGS}
     settings = tuple(
-        str(run.settings.get(name)) for name in ("max_duration", "parameters", "optimizer", "weight_decay")
+        str(default if given[name] is None else given[name]) for name, default in _SETTINGS.items()
     )
     rates = run.rates
     peak = max((rate for _, rate in rates), default=0.0)

@@ -47,7 +47,9 @@ def recorded(history: HistoryLogger, **changes: Any) -> Trainer:
         "eval_interval": "2ba",
         "loggers": [InMemoryLogger(), history],
     } | changes
-    return run(ROWS, [PatchLevel(k=4, ratio=changes.pop("ratio", "4ba"))], **changes)
+    weights = changes.pop("target_weights", "uniform")
+    algorithm = PatchLevel(k=4, ratio=changes.pop("ratio", "4ba"), target_weights=weights)
+    return run(ROWS, [algorithm], **changes)
 
 
 def axes(line: Line) -> tuple[Any, ...]:
@@ -79,7 +81,7 @@ def test_every_line_of_a_run(tmp_path: Path) -> None:
 
 def test_what_a_run_was_asked_to_do_and_whether_it_came_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    trainer = recorded(HistoryLogger(str(path)), max_duration="8ba")
+    trainer = recorded(HistoryLogger(str(path)), max_duration="8ba", target_weights=[4, 2, 1, 1])
     history = read(path)
     parameters = sum(parameter.numel() for parameter in trainer.state.model.parameters())
     (settings,) = history.settings
@@ -89,6 +91,8 @@ def test_what_a_run_was_asked_to_do_and_whether_it_came_to_its_end(tmp_path: Pat
         "parameters": parameters,
         "batches_per_epoch": 8,
         "ranks": 1,
+        "on_switch": "carry",
+        "target_weights": [4, 2, 1, 1],
     }
     assert expected.items() <= settings.items()
     assert settings["optimizer"] == type(trainer.state.optimizers[0]).__name__

@@ -38,6 +38,7 @@ def lines(
     flops: bool = True,
     reads_patches: bool = True,
     seconds_per_position: float = 1e-4,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     """The lines of a run.
 
@@ -54,6 +55,7 @@ def lines(
         flops: Whether FLOPs are counted.
         reads_patches: Whether positions of the patch stages read patches.
         seconds_per_position: The machine's speed.
+        settings: Further ones of the run.
     """
     total = sum(steps for _, steps in stages)
     loss = loss or (lambda step, k: 6.0 - step / total + (1.0 if k > 1 else 0.0))
@@ -61,6 +63,7 @@ def lines(
     if seed is not None:
         start |= {"seed": seed, "max_duration": planned or f"{total}ba", "batches_per_epoch": 500}
         start |= {"parameters": 1_000_000, "optimizer": "AdamW", "weight_decay": 0.1, "ranks": 1}
+        start |= settings
     written, step, positions = [start], 0, 0
     switches = {sum(steps for _, steps in stages[: n + 1]) for n in range(len(stages))}
     for index, (k, steps) in enumerate(stages):

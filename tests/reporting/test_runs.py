@@ -142,6 +142,21 @@ def test_seeds_form_a_group_and_other_settings_do_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "groups"),
+    [
+        ({"on_switch": "carry", "target_weights": "uniform"}, 1),  # what files of older versions do not name
+        ({"target_weights": [4, 2, 1, 1]}, 2),
+        ({"target_weights": "inverse"}, 2),
+        ({"on_switch": "reset"}, 2),
+    ],
+    ids=str,
+)
+def test_runs_of_other_settings_are_no_seeds(settings: dict[str, Any], groups: int, tmp_path: Path) -> None:
+    paths = [run(tmp_path / "1", seed=1), run(tmp_path / "2", seed=2, **settings)]
+    assert len(group_runs([read_run(path) for path in paths])) == groups
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ('{"loss": 5}\n', r"history\.jsonl is no history: .*line 1"),
