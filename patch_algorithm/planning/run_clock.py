@@ -88,7 +88,7 @@ def _built(name: str, arguments: dict[str, Any]) -> Any:
     if name == "per_stage":
         arguments = {key: _built_inside(value) for key, value in arguments.items()}
     # As llm-foundry, which takes nothing but classes of Composer's.
-    if not isinstance(kind, type) or not issubclass(kind, ComposerScheduler):
+    if not isinstance(kind, type) or ComposerScheduler not in kind.__mro__:
         raise ValueError(f"{name} is registered as {kind!r}; expected a class of Composer's schedulers")
     return kind(**arguments)
 

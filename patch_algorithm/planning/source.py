@@ -118,8 +118,9 @@ def registered_in(package: str, kind: str) -> Mapping[str, tuple[str, str]]:
 
 
 def _registers(function: ast.expr, kind: str) -> bool:
-    is_method = isinstance(function, ast.Attribute) and function.attr == "register"
-    return is_method and isinstance(function.value, ast.Name) and function.value.id == kind
+    if not isinstance(function, ast.Attribute) or function.attr != "register":
+        return False
+    return isinstance(function.value, ast.Name) and function.value.id == kind
 
 
 def _entry_name(call: ast.Call, module: str) -> str:
