@@ -15,7 +15,7 @@ from patch_algorithm.export.commands import add_check_export
 from patch_algorithm.planning import commands as planning_commands
 from patch_algorithm.planning.plan_command import add_plan
 from patch_algorithm.recipes import commands as recipe_commands
-from patch_algorithm.reporting import commands as reporting_commands
+from patch_algorithm.reporting.commands import add_report
 
 __all__ = ["app"]
 
@@ -27,7 +27,7 @@ app = typer.Typer(
 recipe_commands.add_commands(app)
 planning_commands.add_commands(app)
 add_plan(app)
-app.command(no_args_is_help=True, rich_help_panel="After a run")(reporting_commands.report)
+add_report(app)
 add_check_export(app)
 add_eval(app)
 app.add_typer(data_commands.app, name="data", rich_help_panel="Data")

@@ -8,9 +8,27 @@ from typing import Annotated
 
 import typer
 
-from patch_algorithm.common.command_line import errors_as_exit_codes
+from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 
-__all__ = ["report"]
+__all__ = ["add_report"]
+
+
+def add_report(app: typer.Typer) -> None:
+    """Adds the command to ``patch-level``."""
+    app.command(
+        no_args_is_help=True,
+        rich_help_panel="After a run",
+        epilog=examples(
+            "patch-level report runs/patch runs/twin",
+            "patch-level report runs/patch-* runs/twin-* --out /tmp/report",
+            "patch-level report a=runs/1 a=runs/2 b=runs/3 --baseline runs/3",
+            "patch-level report runs/patch runs/twin --json > numbers.json",
+            codes=(
+                "0 the report is written, whatever the verdict",
+                "2 bad input, named with file and line; nothing is written",
+            ),
+        ),
+    )(report)
 
 
 def report(
@@ -44,7 +62,7 @@ def report(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
 ) -> None:
-    r"""Compare finished or running runs: was patch-level training worth it?
+    """Compare finished or running runs: was patch-level training worth it?
 
     Reads what the logger `history` wrote. Writes report.html (one file that
     needs no network), its pictures as PNG, and report.json.
@@ -54,18 +72,6 @@ def report(
     runs whose schedules ended; otherwise it says which run is missing.
 
     Results of `patch-level eval --out` in the folder of a run are shown as well.
-
-    \b
-    Examples:
-      patch-level report runs/patch runs/twin
-      patch-level report runs/patch-* runs/twin-* --out /tmp/report
-      patch-level report a=runs/1 a=runs/2 b=runs/3 --baseline runs/3
-      patch-level report runs/patch runs/twin --json > numbers.json
-
-    \b
-    Exit codes:
-      0  the report is written, whatever the verdict
-      2  bad input, named with file and line; nothing is written
     """
     page = out / "report.html"
     with errors_as_exit_codes("report"):

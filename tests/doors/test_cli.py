@@ -14,7 +14,10 @@ from patch_algorithm.cli import app
 
 COMMANDS = [
     [],
-    *([name] for name in ("recipe", "train", "doctor", "init", "prepare", "check-export", "eval")),
+    *(
+        [name]
+        for name in ("recipe", "train", "doctor", "init", "plan", "prepare", "report", "check-export", "eval")
+    ),
     *(["data", name] for name in ("convert", "info", "cat")),
 ]
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -40,6 +43,7 @@ def test_every_help_has_examples_and_exit_codes(command: list[str]) -> None:
     assert short.output == long.output
     assert "Examples:" in short.output
     assert "Exit codes: 0" in short.output
+    assert "\\b" not in short.output
 
 
 def test_shell_completion_can_be_installed() -> None:
@@ -54,6 +58,9 @@ def test_shell_completion_can_be_installed() -> None:
         "'train', ",
         "'doctor', ",
         "'init', ",
+        "'plan', ",
+        "'prepare', ",
+        "'report', ",
         "'check-export', ",
         "'eval', ",
         "'data', 'convert', ",

@@ -79,6 +79,12 @@ def test_units_of_the_other_paper() -> None:
         (("{run}", "model.n_heads=5"), "mpt_causal_lm cannot be built"),
         (("{run}", "train_loader.dataset.max_seq_len=63"), "no multiple of"),
         (("{run}", "algorithms.patch_level.raito=0.5"), "algorithms.patch_level"),
+        (
+            ("{run}", "algorithms.patch_level.target_weights=[4,2,1]"),
+            "algorithms.patch_level.target_weights=[4, 2, 1] holds 3 weights",
+        ),
+        (("{run}", "algorithms.patch_level.loss_kernel=cuda"), "algorithms.patch_level.loss_kernel='cuda'"),
+        (("{run}", "algorithms.patch_level.constant_compute=1"), "algorithms.patch_level.constant_compute=1"),
         (("{run}", "--gpu", "z80"), "expected one of a10"),
         (("{run}", "--gpu", "h100", "--mfu", "40"), "--mfu 40"),
         (("{run}", "--price", "2"), "--price needs hours"),
@@ -112,3 +118,10 @@ def test_a_scheduler_that_is_not_registered_leaves_the_rest_of_the_plan(tmp_path
     assert done.exit_code == 0, done.output
     assert "cosine_of_mine" in done.output
     assert len(json.loads(done.stdout)["runs"]) == 3
+
+
+def test_options_that_need_a_gpu_or_another_loss_can_be_planned(tmp_path: Path) -> None:
+    plain = json.loads(call(written(tmp_path), "--json").stdout)
+    options = ("target_weights=[4,2,1,1]", "loss_kernel=triton")
+    done = call(written(tmp_path), *(f"algorithms.patch_level.{one}" for one in options), "--json")
+    assert json.loads(done.stdout)["runs"] == plain["runs"]
