@@ -17,6 +17,7 @@ from patch_algorithm.checks.data import (
     check_loader,
     check_passes,
     check_tokenizer,
+    check_tokenizer_context,
     check_vocabulary,
 )
 from patch_algorithm.checks.environment import TESTED, EnvironmentFacts, check_environment
@@ -135,6 +136,7 @@ BOUNDARIES: list[tuple[str, Made, Any, Any]] = [
     ("weight-decay-decoupled", lambda it: check_weight_decay("decoupled_adamw", it, 3e-4), 0.000999, 0.001),
     ("weight-decay-decoupled", lambda it: check_weight_decay(it, 0.1, 3e-4), "adamw", "decoupled_lionw"),
     ("ratio-high", lambda switch: stages(switch=switch), 7200, 7201),
+    ("ratio-high", lambda switch: check_stage_choice([4], switch, 9000, False, True), 4500, 4501),
     ("k-high", lambda k: stages((k, 4)), 8, 9),
     ("token-stage-short", lambda end: stages(switch=300, end=end), 400, 399),
     ("token-stage-short", lambda end: stages(end=end, reset=True), 7500, 6999),
@@ -167,6 +169,7 @@ BOUNDARIES: list[tuple[str, Made, Any, Any]] = [
         "a",
         "b",
     ),
+    ("tokenizer-context", lambda stated: check_tokenizer_context(stated, 2048), 2048, 2049),
     ("vocabulary-too-small", lambda entries: check_vocabulary(entries, 50_277), 50_277, 50_276),
     ("vocabulary-resized", lambda entries: check_vocabulary(entries, 50_277, resizes=True), 50_277, 50_276),
     ("data-repeated", lambda tokens: check_passes(tokens, 100), 400, 401),

@@ -79,7 +79,7 @@ def test_our_own_files(name: str) -> None:
         ({"algorithms__patch_level__k": 0}, ["bad-value"]),
         ({"algorithms__patch_level__target_weights": [4, 2, 1]}, ["bad-value"]),
         ({"algorithms__patch_level__target_weights": [4, 2, 1, 1]}, []),
-        ({"algorithms__patch_level__constant_compute": True}, []),
+        ({"algorithms__patch_level__constant_compute": True}, ["ratio-high"]),
         ({"algorithms__patch_level__constant_compute": "yes"}, ["bad-value"]),
         ({"run_name": "${nowhere}"}, ["bad-value"]),
         ({"variables": {"builtin_corpus": {"folder": "x"}}}, ["bad-value"]),
