@@ -155,11 +155,3 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="token level already"):
         write_twin(token, str(tmp_path / "twin.yaml"))
     assert not (tmp_path / "twin.yaml").exists()
-
-
-def test_options_of_the_patch_stage_are_left_out(tmp_path: Path) -> None:
-    options = {"target_weights": [4, 2, 1, 1], "loss_kernel": "triton", "on_switch": "reset"}
-    patch_level = {"k": 4, "ratio": "2/3", "seq_len": 16, "constant_compute": True, **options}
-    plan, _, its = twin_of(tmp_path, algorithms={"patch_level": patch_level})
-    assert its.run.config["algorithms"]["patch_level"] == {"k": 1, "seq_len": 16}
-    assert its.costs[1].flops == pytest.approx(plan.costs[1].flops, rel=1e-3)
