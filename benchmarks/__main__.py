@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="tiny sizes and few pairs: shows that it runs")
     parser.add_argument("--out", type=Path, help="folder for dated JSON and Markdown; printed if not given")
     parser.add_argument(
-        "--docs", action="store_true", help="write docs/benchmarks.md and .svg from the result"
+        "--docs", action="store_true", help="write docs/benchmarks.md and its pictures from the result"
     )
     parser.add_argument(
         "--render", type=Path, metavar="JSON", help="measure nothing: write the docs from a result"

@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import HEAD
+from patch_algorithm.reporting.style import DARK, LIGHT, Theme
 
 __all__ = ["markdown", "write_docs"]
 
+_CHART = "".join(
+    f"""```{{image}} benchmarks-{name}.svg
+:alt: Every ratio with its interval and its goal
+:class: only-{name}
+```
+"""
+    for name in ("light", "dark")
+)
 BEGIN, END = "<!-- begin: measured -->", "<!-- end: measured -->"
 
 
@@ -32,25 +41,50 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Draws every ratio with its interval and its goal."""
+def draw(found: dict[str, Any], path: Path, theme: Theme) -> None:
+    """Draws every ratio with its interval and its goal, a panel for each part."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    rows = [one for part in found["parts"].values() for one in part["comparisons"]]
-    figure = Figure(figsize=(9, 0.8 + 0.24 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    for place, one in enumerate(rows):
+    parts = {name: part["comparisons"] for name, part in found["parts"].items() if part["comparisons"]}
+    rows = [len(comparisons) for comparisons in parts.values()]
+    with rc_context(
+        theme.rc() | {"svg.fonttype": "none", "font.family": "sans-serif", "axes.grid.axis": "x"}
+    ):
+        figure = Figure(figsize=(8.6, 0.9 + 0.27 * sum(rows) + 0.75 * len(parts)), layout="constrained")
+        panels = figure.subplots(len(parts), height_ratios=[count + 1.2 for count in rows], squeeze=False)
+        for axes, (name, comparisons) in zip(panels[:, 0], parts.items(), strict=True):
+            _panel(axes, name, comparisons, theme)
+        panels[-1, 0].set_xlabel(
+            "ratio of times: dot the median, bar its 95 % interval, tick the goal; lower is better"
+        )
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _panel(axes: Any, name: str, comparisons: list[dict[str, Any]], theme: Theme) -> None:
+    measured, goal = theme.lines[0], theme.lines[1]
+    for place, one in enumerate(comparisons):
         low, high = one["interval"]
-        axes.plot([low, high], [place, place], color="0.6", linewidth=4, solid_capstyle="butt")
-        axes.plot(one["median"], place, "o", color="tab:blue", markersize=4)
+        axes.plot([low, high], [place, place], color=measured, alpha=0.4, linewidth=6, solid_capstyle="butt")
+        axes.plot(one["median"], place, "o", color=measured, markersize=5)
         if one["limit"]:
-            axes.plot(one["limit"], place, "|", color="tab:red", markersize=11, markeredgewidth=2)
-    axes.set_yticks(range(len(rows)), [one["name"] for one in rows], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.axvline(1, color="0.8", linewidth=0.8, zorder=0)
-    axes.set_xlabel("ratio of times: median, 95 % interval (grey), goal (red)")
-    figure.savefig(path, metadata={"Date": None})
+            axes.plot(one["limit"], place, "|", color=goal, markersize=13, markeredgewidth=2.4)
+        words = f"{one['median']:.3f}" + (
+            f"  {one['verdict'].removesuffix(' on this machine')}" if one["limit"] else ""
+        )
+        axes.annotate(
+            words,
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
+        )
+    axes.set_title(name, fontweight="bold")
+    axes.set_yticks(range(len(comparisons)), [one["name"] for one in comparisons], fontsize=8.5)
+    axes.set_ylim(len(comparisons) - 0.4, -0.6)
+    axes.axvline(1, color=theme.ink, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    axes.tick_params(axis="y", length=0)
 
 
 def write_docs(found: dict[str, Any], folder: Path) -> None:
@@ -60,6 +94,6 @@ def write_docs(found: dict[str, Any], folder: Path) -> None:
     _, _, after = rest.partition(END)
     if not after:
         raise ValueError(f"{page} lacks the lines '{BEGIN}' and '{END}', between which the result goes.")
-    draw(found, folder / "benchmarks.svg")
-    chart = "![Every ratio with its interval and its goal](benchmarks.svg)"
-    page.write_text(f"{before}{BEGIN}\n{chart}\n\n{markdown(found)}{END}{after}", "utf-8")
+    for theme in (LIGHT, DARK):
+        draw(found, folder / f"benchmarks-{theme.name}.svg", theme)
+    page.write_text(f"{before}{BEGIN}\n{_CHART}\n{markdown(found)}{END}{after}", "utf-8")

@@ -45,7 +45,9 @@ def test_the_page_has_every_ratio_and_what_stood_around_it(found: dict[str, obje
     assert text.endswith("after\n")
     assert "earlier result" not in text
     assert markdown(found) in text
-    assert "<svg" in (tmp_path / "benchmarks.svg").read_text()
+    for theme in ("light", "dark"):
+        assert "<svg" in (tmp_path / f"benchmarks-{theme}.svg").read_text()
+        assert f"benchmarks-{theme}.svg" in text
     write_docs(found, tmp_path)
     assert page.read_text() == text
 
@@ -55,7 +57,7 @@ def test_a_page_without_the_marks_is_left_alone(found: dict[str, object], tmp_pa
     with pytest.raises(ValueError, match="lacks the lines"):
         write_docs(found, tmp_path)
     assert (tmp_path / "benchmarks.md").read_text() == "mine\n"
-    assert not (tmp_path / "benchmarks.svg").exists()
+    assert not list(tmp_path.glob("*.svg"))
 
 
 def test_the_documentation_has_the_marks() -> None:
