@@ -74,9 +74,9 @@ def check_labels(batch: Mapping[str, Tensor]) -> None:
     scored_BT = labels_BT != IGNORE_INDEX
     if bool((scored_BT & (labels_BT < 0)).any()):
         raise ValueError(
-            f"'labels' holds {int(labels_BT[scored_BT].min())}, which is no token. In patch-level training "
-            f"what is not scored must be {IGNORE_INDEX}: set it so in the data loader, and as ignore_index "
-            "of the model's own loss."
+            f"'labels' holds {int(labels_BT[scored_BT].min())}, which is not a token. In patch-level "
+            f"training what is not scored must be {IGNORE_INDEX}: set it so in the data loader, and as "
+            "ignore_index of the model's own loss."
         )
     before_BT = scored_BT[:, :-1]
     shifted = bool(before_BT.any()) and bool((labels_BT[:, :-1] == ids_BT[:, 1:])[before_BT].all())
@@ -112,7 +112,7 @@ def check_rows(T: int, k: int, L: int, padded: bool, first: bool = True) -> None
     _check_cuts(T, k, L)
     if T % k and not padded:
         raise ValueError(
-            f"Rows of {T} tokens are no multiple of the patch size k={k}. Use rows of a multiple of {k} "
+            f"Rows of {T} tokens are not a multiple of the patch size k={k}. Use rows of a multiple of {k} "
             f"tokens, such as {T - T % k}, or another k; only rows with an attention_mask are padded."
         )
 
@@ -150,7 +150,7 @@ def check_microbatch(pieces: int, microbatch: object, model: ComposerModel) -> N
     if not is_mpt(model) and isinstance(microbatch, int) and microbatch % pieces:
         raise ValueError(
             f"The token stage cuts each row into {pieces} pieces, and device_train_microbatch_size="
-            f"{microbatch} is no multiple of {pieces}: a microbatch of nothing but padding would make the "
+            f"{microbatch} is not a multiple of {pieces}: a microbatch of nothing but padding would make the "
             f"loss NaN. Set it to a multiple of {pieces}, or pack the rows."
         )
 

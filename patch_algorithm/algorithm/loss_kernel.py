@@ -12,7 +12,8 @@ __all__ = ["prepare_kernel"]
 _TORCH_NAMES = {"gpu": "cuda", "tpu": "xla"}
 _CAN_BE_CHOSEN = (
     "patch_level: the loss is computed by torch operations. loss_kernel: triton selects fused kernels, which "
-    "read the logits once forward and once backward; not the default, because not yet timed on a GPU."
+    "read the logits once forward and once backward; not the default, because they have not been timed on a "
+    "GPU."
 )
 
 

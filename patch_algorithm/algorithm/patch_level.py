@@ -170,7 +170,7 @@ class PatchLevel(Algorithm):
             if (self.k, self.ratio) != (_DEFAULT_K, _DEFAULT_RATIO):
                 raise ValueError(
                     f"Both stages and k={self.k}, ratio={self.ratio!r} are given; stages takes their place. "
-                    "Remove the one or the other."
+                    "Remove one or the other."
                 )
             return parse_stages(stages)
         length = end.value if isinstance(end, Time) else end

@@ -147,7 +147,7 @@ class RowFolder:
     def _warn_of_documents(self) -> None:
         self._documents_announced = True
         warn(
-            "The batch tells documents apart (sequence_id or position_ids), but the model does not go by it: "
+            "The batch marks its documents (sequence_id or position_ids), but the model ignores the marks: "
             "they are concatenated, as in the paper. MPT keeps them apart with attn_uses_sequence_id: true, "
             "Hugging Face models where their forward takes position_ids."
         )

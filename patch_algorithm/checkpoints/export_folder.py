@@ -77,7 +77,7 @@ def read_export(path: Path) -> ExportFolder:
 
 def _config(path: Path) -> dict[str, Any]:
     if not (path / CONFIG).is_file():
-        raise ValueError(f"{path} is no export: it holds no {CONFIG}.{_what_else(path)}")
+        raise ValueError(f"{path} is not an export: it holds no {CONFIG}.{_what_else(path)}")
     config = read_json(path / CONFIG)
     if not isinstance(config.get("model_type"), str):
         raise ValueError(f"{path / CONFIG} names no model_type; it is not the config of a model.")

@@ -40,7 +40,7 @@ def read_state(path: str) -> dict[str, Any]:
         raise ValueError(f"There is no checkpoint {path}.{_others(place)}")
     if place.is_dir() and not (place / _SHARDED).is_file():
         raise ValueError(
-            f"The folder {path} is no sharded checkpoint: it holds no {_SHARDED}.{_others(place / 'x')}"
+            f"The folder {path} is not a sharded checkpoint: it holds no {_SHARDED}.{_others(place / 'x')}"
         )
     try:
         state = _sharded(place) if place.is_dir() else _full(place)

@@ -85,8 +85,7 @@ def _longer(loader: LoaderFacts, asked: int, there: int) -> list[Finding]:
     outcome = (
         "The loader pile refuses to."
         if pile
-        else f"llm-foundry's loader drops the rest of every row, {100 * lost:.3g} % of the tokens, without a "
-        "word."
+        else f"llm-foundry's loader drops the rest of every row, {100 * lost:.3g} % of the tokens, silently."
     )
     return [
         finding(
@@ -122,7 +121,7 @@ def check_components(train: LoaderFacts, evals: list[LoaderFacts]) -> list[Findi
                 finding(
                     "eval-reads-training-data",
                     f"{loader.key} reads {loader.folder}, as the train loader does.",
-                    "Its loss says nothing of text that the model has not seen.",
+                    "Its loss says nothing about text that the model has not seen.",
                     "Set split: val, or convert the data with --val-fraction.",
                 )
             )
@@ -168,7 +167,7 @@ def check_passes(run_tokens: float | None, disk_tokens: float | None) -> list[Fi
         ]
     if _ABOUT_ONCE[0] <= passes <= _ABOUT_ONCE[1]:
         return []
-    return [finding("passes-over-data", read, "For your information.", "Nothing, if that is meant.")]
+    return [finding("passes-over-data", read, "For your information.", "Nothing, if this is intended.")]
 
 
 @dataclass(frozen=True)
@@ -209,8 +208,8 @@ def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
                 "tokenizer-not-the-datas",
                 f"tokenizer.name is {tokenizer.name!r}; the training data was written with "
                 f"{tokenizer.data_name!r}, another tokenizer: {'; '.join(tokenizer.differences)}.",
-                "The ids of the data mean other words, or none, to this tokenizer. llm-foundry's loader "
-                "trains on them without a word; the loader pile refuses.",
+                "This tokenizer gives the data's ids other meanings, or none. llm-foundry's loader "
+                "trains on them silently; the loader pile refuses.",
                 "Set tokenizer.name to the folder `tokenizer` of the data set, or convert the data again.",
             )
         ]
@@ -222,7 +221,7 @@ def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
             f"tokenizer.name is {tokenizer.name!r}; the training data was written with "
             f"{tokenizer.data_name!r}. The tokenizer is not on this machine, so only the names were "
             "compared.",
-            "Two names may be the same tokenizer. The loader pile compares them when the run starts.",
+            "Two names may stand for the same tokenizer. The loader pile compares them when the run starts.",
             "Nothing, if they are the same.",
         )
     ]
@@ -286,8 +285,8 @@ def check_vocabulary(
     if resizes:
         why = (
             "Composer enlarges the embedding to the entries of the run's tokenizer, so that the model "
-            "differs from its configuration, and by a number of entries that is no multiple of 128, which is "
-            "slower on GPUs."
+            "differs from its configuration, and by a number of entries that is not a multiple of 128, which "
+            "is slower on GPUs."
         )
         return [finding("vocabulary-resized", found, why, fix)]
     why = (

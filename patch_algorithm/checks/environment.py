@@ -164,8 +164,8 @@ def _gpu(facts: EnvironmentFacts) -> list[Finding]:
                 "no-gpu",
                 "This machine has no GPU that torch can use.",
                 "On a CPU only fp32 and small models make sense; yamls/quickstart.yaml is one.",
-                "Nothing, if that is meant. Otherwise check the driver (nvidia-smi) and that torch was built "
-                "for CUDA.",
+                "Nothing, if this is intended. Otherwise check the driver (nvidia-smi) and that torch was "
+                "built for CUDA.",
             )
         ]
     if facts.versions.get("flash-attn") is not None:

@@ -79,8 +79,8 @@ def _unknown(key: str, full: str, known: Known, config: Mapping[str, Any]) -> li
         return [
             finding(
                 "ignored-key",
-                f"{full} is no key that is known here. Did you mean {meant}?",
-                "llm-foundry takes it without a word, and it has no effect.",
+                f"{full} is not a known key here. Did you mean {meant}?",
+                "llm-foundry accepts it silently, and it has no effect.",
                 f"Rename it to {_sibling(full, key, meant)}, or remove it.",
             )
         ]
@@ -91,7 +91,7 @@ def _unknown(key: str, full: str, known: Known, config: Mapping[str, Any]) -> li
         fix = "Remove it, or move it below `variables` if it is a variable of your own."
     elif not meant:
         fix = f"Known keys: {', '.join(sorted(known.keys))}."
-    return [finding("unknown-key", f"{full} is no known key.{guess}", "llm-foundry refuses it.", fix)]
+    return [finding("unknown-key", f"{full} is not a known key.{guess}", "llm-foundry refuses it.", fix)]
 
 
 def _sibling(full: str, key: str, meant: str) -> str:

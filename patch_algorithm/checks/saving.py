@@ -53,7 +53,7 @@ def check_intervals(facts: IntervalFacts) -> list[Finding]:
                 "eval-misses-switch",
                 f"algorithms.patch_level.eval_at_switch is false, and eval_interval ({facts.eval_every:,} "
                 f"steps) misses the switch at step {facts.switch:,}.",
-                "What the patch stage has learnt can only be told there.",
+                "Only an evaluation there shows what the patch stage has learnt.",
                 "Remove eval_at_switch, or choose an interval that divides the switch.",
             )
         )

@@ -58,7 +58,7 @@ def one_of(name: str, value: str, known: Sequence[str]) -> str:
         ValueError: If not.
     """
     if value not in known:
-        raise ValueError(f"{name}={value!r} is none of {', '.join(known)}.")
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
     return value
 
 

@@ -24,7 +24,7 @@ app = typer.Typer(
     epilog=examples(
         "patch-level data convert --source pile/train --tokenizer EleutherAI/gpt-neox-20b --out ./pile-mds",
         "patch-level data convert --source a.jsonl.zst --tokenizer ./tokenizer --out s3://bucket/a --dry-run",
-        codes=("0 converted", "2 bad input", "130 interrupted; the same command continues"),
+        codes=("0 converted", "2 bad input", "130 interrupted; repeat the command to continue"),
     ),
 )
 def convert(
@@ -81,7 +81,8 @@ def convert(
     eos: Annotated[bool, typer.Option(help="End every document with the EOS token.")] = True,
     bos: Annotated[bool, typer.Option(help="Begin every document with the BOS token.")] = False,
     special_tokens: Annotated[
-        Literal["text", "allow"], typer.Option(help="What `<|endoftext|>` in a text is: text, or the token.")
+        Literal["text", "allow"],
+        typer.Option(help="How `<|endoftext|>` in a text is read: as text, or as the token."),
     ] = "text",
     encoder: Annotated[
         Literal["auto", "tokenizers", "fast"],
@@ -126,7 +127,7 @@ def convert(
     megabytes = asked.pop("builtin_megabytes")
     asked["hub_config"], asked["hub_split"] = asked.pop("hf_config"), asked.pop("hf_split")
     del asked["dry_run"], asked["report"]
-    with errors_as_exit_codes("data convert", when_stopped="stopped; the same command continues."):
+    with errors_as_exit_codes("data convert", when_stopped="stopped; repeat the command to continue."):
         from patch_algorithm.data.conversion.conversion import convert as convert_data
         from patch_algorithm.data.conversion.estimation import estimate
         from patch_algorithm.data.conversion.options import Conversion

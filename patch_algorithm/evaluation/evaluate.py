@@ -23,7 +23,7 @@ __all__ = ["evaluate"]
 
 _UNFINISHED = (
     "The checkpoint is of a patch stage: its model has learnt to read patches, so that its loss on tokens "
-    "means nothing yet. Evaluate it after the switch."
+    "says little. Evaluate it after the switch."
 )
 
 

@@ -77,6 +77,6 @@ def load(path: str, *, trust_remote_code: bool = False) -> Evaluated:
         trained = read_checkpoint(path)
         model, tokenizer, training = trained.model.float(), trained.tokenizer, trained.training
         if tokenizer is None:
-            raise ValueError(f"The checkpoint {path} holds no tokenizer. Evaluate its export in its place.")
+            raise ValueError(f"The checkpoint {path} holds no tokenizer. Evaluate its export instead.")
     require_fitting_vocabulary(tokenizer, model)
     return Evaluated(path, model, tokenizer, context_length(cast(Any, model)), training)

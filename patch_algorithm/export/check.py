@@ -235,7 +235,7 @@ def _compare(
             f"{f', such as {found.differing[0]}' if found.differing else ''}; logits differ by up to "
             f"{found.largest_difference:.3g}, where {found.tolerance:.2g} is allowed.",
             "The export is another model than the one that was trained, or that of another step.",
-            "Compare it with the checkpoint of the same step, or export anew.",
+            "Compare it with the checkpoint of the same step, or export again.",
         )
     ]
 
@@ -254,7 +254,7 @@ def _check_loading(loaded: Loaded) -> Iterator[Finding]:
         ),
     ):
         if names:
-            yield finding("export-weights", f"{len(names)} {what}, such as {names[0]}.", why, "Export anew.")
+            yield finding("export-weights", f"{len(names)} {what}, such as {names[0]}.", why, "Export again.")
 
 
 def _check_reading(export: ExportFolder, loaded: Loaded, ids_BT: Any) -> Iterator[Finding]:
@@ -265,7 +265,7 @@ def _check_reading(export: ExportFolder, loaded: Loaded, ids_BT: Any) -> Iterato
             f"Without trust_remote_code=True transformers loads its own {found.class_name}: "
             f"{found.parameters:,} parameters in place of {parameters(loaded.model):,}, {found.unused} "
             f"weights left out, logits that differ by up to {found.largest_difference:.2g}.",
-            f"It says nothing of it, since it knows model_type {export.model_type!r}.",
+            f"It does not warn, because it knows the model_type {export.model_type!r}.",
             "--fix gives the export a model_type that transformers does not know, so that such a load is "
             "refused.",
         )

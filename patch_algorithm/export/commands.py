@@ -29,7 +29,7 @@ def add_check_export(app: typer.Typer) -> None:
             "patch-level check-export runs/my-run/huggingface/ba450 --checkpoint runs/my-run/latest-rank0.pt",
             "patch-level check-export runs/mpt/huggingface/ba450 --trust-remote-code --fix",
             "patch-level check-export DIR --checkpoint C --config run.yaml --card --results results.json",
-            codes=("0 as it should be, or warnings only", "1 an error was found", "2 bad input"),
+            codes=("0 no errors, perhaps warnings", "1 an error was found", "2 bad input"),
         ),
     )(check_export)
 
@@ -48,7 +48,7 @@ def check_export(
         str | None,
         typer.Option(
             metavar="RUN.yaml",
-            help="The run's configuration: is the tokenizer its data's?",
+            help="The run's configuration, to check the tokenizer against its data.",
             rich_help_panel=_RUN,
         ),
     ] = None,

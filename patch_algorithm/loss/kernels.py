@@ -32,7 +32,7 @@ def check_kernel(kernel: str, device: torch.device) -> None:
         ValueError: If it is none of them, or cannot run there.
     """
     if kernel not in LOSS_KERNELS:
-        raise ValueError(f"The loss kernel {kernel!r} is none of {', '.join(LOSS_KERNELS)}.")
+        raise ValueError(f"The loss kernel {kernel!r} is not one of {', '.join(LOSS_KERNELS)}.")
     if kernel == "triton" and (reason := _missing_for_triton(device)):
         raise ValueError(f"The loss kernel 'triton' cannot run here: {reason}. {_OTHERWISE}")
 

@@ -32,14 +32,14 @@ def checked_target_weights(kind: object, ks: Sequence[int] = ()) -> TargetWeight
     if isinstance(kind, str) or not isinstance(kind, Sequence):
         if kind not in TARGET_WEIGHTS:
             raise ValueError(
-                f"target_weights={kind!r} is none of {', '.join(TARGET_WEIGHTS)}, nor a list of k numbers."
+                f"target_weights={kind!r} is not one of {', '.join(TARGET_WEIGHTS)}, nor a list of k numbers."
             )
         return cast(str, kind)
     weights = tuple(cast("Sequence[object]", kind))
     shown = f"target_weights={list(weights)!r}"
     numbers = tuple(float(one) for one in weights if _is_weight(one))
     if len(numbers) < len(weights) or not any(numbers):
-        raise ValueError(f"{shown} has to hold finite numbers of at least 0, and one above it.")
+        raise ValueError(f"{shown} must hold finite numbers of at least 0, and one above it.")
     for k in ks:
         if k != len(numbers):
             raise ValueError(

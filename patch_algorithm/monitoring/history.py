@@ -56,7 +56,7 @@ class HistoryLogger(LoggerDestination):
     def __init__(self, path: str | None = None) -> None:
         if path is not None and (not isinstance(path, str) or not path.strip()):
             raise ValueError(
-                f"history: path={path!r} is no path. Give one such as './history.jsonl', or none."
+                f"history: path={path!r} is not a path. Give one such as './history.jsonl', or leave it out."
             )
         self.path = path
         self._file: _HistoryFile | None = None

@@ -76,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> History:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is no history.
+        ValueError: If it is not a history.
     """
     if "://" not in str(path):
         return _read(_lines(Path(path), str(path)), str(path))
@@ -93,7 +93,7 @@ def _lines(path: Path, name: str) -> list[str]:
         return path.read_text("utf-8").splitlines()
     except UnicodeDecodeError as error:
         before = path.read_bytes()[: error.start].count(b"\n")
-        raise ValueError(f"{name} is no history: line {before + 1} is not UTF-8 text.") from error
+        raise ValueError(f"{name} is not a history: line {before + 1} is not UTF-8 text.") from error
 
 
 def _read(texts: Iterable[str], name: str) -> History:
@@ -108,11 +108,11 @@ def _read(texts: Iterable[str], name: str) -> History:
             _take(history, values, number)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{name} is no history: a line of it is {text[:80]!r} (line {number}: {error!r})."
+                f"{name} is not a history: a line of it is {text[:80]!r} (line {number}: {error!r})."
             ) from error
     # A run that was killed in its first line leaves the beginning of an object.
     if text and history == History() and not text.startswith("{"):
-        raise ValueError(f"{name} is no history: none of its lines is one, such as {text[:80]!r}.")
+        raise ValueError(f"{name} is not a history: none of its lines is one, such as {text[:80]!r}.")
     return history
 
 

@@ -75,7 +75,7 @@ class StageRecorder(Callback):
         if not same_version:
             announce(
                 "The checkpoint's record of costs and losses is of another version of patch-algorithm. What "
-                "this version knows of it is taken up."
+                "this version understands of it is used."
             )
 
     def fit_start(self, state: State, logger: Logger) -> None:

@@ -139,7 +139,7 @@ def _batches(interval: object) -> int:
     try:
         time = Time.from_input(interval, TimeUnit.BATCH)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"stage_report: interval={interval!r} is no time such as '10ba'.") from error
+        raise ValueError(f"stage_report: interval={interval!r} is not a time such as '10ba'.") from error
     if time.unit != TimeUnit.BATCH or time.value < 1:
         raise ValueError(f"stage_report: interval={interval!r} must be at least one batch, as '10ba'.")
     return int(time.value)

@@ -102,7 +102,7 @@ def init(
 
         read_config(stock)  # says so where there is none
         if out.exists():
-            raise ValueError(f"--out {out} is there already, and is not overwritten.")
+            raise ValueError(f"--out {out} exists, and is not overwritten.")
         if not out.parent.is_dir():
             raise ValueError(f"--out {out}: there is no folder {out.parent}.")
         options = InitOptions(k, ratio, data, schedule is Schedule.per_stage)

@@ -132,7 +132,7 @@ def _parameters(name: str) -> set[str]:
 
     if name not in registry.models.get_all():
         raise ValueError(
-            f"model.name={name!r} is no model that llm-foundry knows. Give one of "
+            f"model.name={name!r} is not a model that llm-foundry knows. Give one of "
             f"{', '.join(sorted(registry.models.get_all()))}."
         )
     return set(inspect.signature(registry.models.get(name)).parameters)

@@ -162,7 +162,7 @@ def read_speed(path: str, gpus: int | None = None) -> MeasuredSpeed:
     The first step of each start and of each stage is left out: it compiles, allocates and fills caches.
 
     Raises:
-        ValueError: If there is no history, or it has too few steps.
+        ValueError: If there is not a history, or it has too few steps.
     """
     from patch_algorithm.monitoring.history import read
 

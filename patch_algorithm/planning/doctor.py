@@ -66,7 +66,9 @@ def examine(cfg: DictConfig, path: str = "", starts_here: bool = False) -> list[
     if unknown := [name for name in accepted if name not in CATALOGUE]:
         meant = nearest(unknown[0], CATALOGUE)
         guess = f" Did you mean {meant}?" if meant else ""
-        found.append(_bad_value(ValueError(f"{_ACCEPTED} names {unknown[0]!r}, which is no check.{guess}")))
+        found.append(
+            _bad_value(ValueError(f"{_ACCEPTED} names {unknown[0]!r}, which is not a check.{guess}"))
+        )
     return by_severity(
         skipped(one.id, f"Accepted: {one.found}") if one.id in accepted else one for one in found
     )

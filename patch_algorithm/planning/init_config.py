@@ -101,7 +101,7 @@ def _variables(document: Document, run: RunFile) -> None:
 
     known = top_level()
     for key in [key for key in run.config if key not in known]:
-        value, why = document.get((key,)), "keys of one's own belong below variables"
+        value, why = document.get((key,)), "keys of your own belong under variables"
         document.remove((key,), why)
         document.set(("variables", key), value, why, before="max_seq_len")
         document.replace_text(f"${{{key}}}", f"${{variables.{key}}}", "it has moved below variables")

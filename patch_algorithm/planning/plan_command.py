@@ -59,7 +59,7 @@ def plan(
         ),
     ] = None,
     mfu: Annotated[
-        float, typer.Option(help="The share of the peak that is reached.", rich_help_panel=_TIME)
+        float, typer.Option(help="The share of the peak that you expect to reach.", rich_help_panel=_TIME)
     ] = 0.4,
     like: Annotated[
         str | None,
@@ -79,7 +79,7 @@ def plan(
         ),
     ] = False,
     tokens: Annotated[
-        float | None, typer.Option(help="Raw tokens that there are.", rich_help_panel=_PROPOSAL)
+        float | None, typer.Option(help="Raw tokens that you have.", rich_help_panel=_PROPOSAL)
     ] = None,
     flops: Annotated[float | None, typer.Option(help="FLOPs to spend.", rich_help_panel=_PROPOSAL)] = None,
     gpu_hours: Annotated[

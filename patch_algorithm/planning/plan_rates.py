@@ -47,7 +47,7 @@ def rates_of_run(run: RunFile, clock: RunClock, bounds: Sequence[int]) -> Rates:
         try:
             scheduler = scheduler_of(run)
             if scheduler is None:
-                return Rates(fault=f"the YAML's scheduler ({run.scheduler.name}) is none that is registered")
+                return Rates(fault=f"the YAML's scheduler ({run.scheduler.name}) is not registered")
             found = multipliers(scheduler, clock, steps)
         except (TypeError, ValueError) as error:
             return Rates(fault=f"the scheduler {run.scheduler.name} refuses the run: {error}")

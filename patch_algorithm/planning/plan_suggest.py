@@ -33,7 +33,7 @@ class Budget:
     """What a run may take; exactly one of the two.
 
     Attributes:
-        tokens: Raw tokens that there are.
+        tokens: Raw tokens that you have.
         flops: FLOPs, forward and backward.
         said: What the user has given, in words.
     """

@@ -130,9 +130,7 @@ def _costs(plan: Plan) -> list[str]:
             *lines,
             *wrapped("For hours give --gpu with --gpus and --mfu, or --like history.jsonl.", "  "),
         ]
-    lines += wrapped(
-        f"Times: {plan.speed.basis}. Evaluation, checkpoints and start-up are not in them.", "  "
-    )
+    lines += wrapped(f"Times: {plan.speed.basis}. They leave out evaluation, checkpoints and start-up.", "  ")
     speed = plan.speed
     if isinstance(speed, MeasuredSpeed):
         if missing := sorted(set(speed.borrowed(plan.costs[1]))):

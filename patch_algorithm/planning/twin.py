@@ -58,7 +58,7 @@ def write_twin(plan: Plan, out: str, same: str = "compute", overrides: Sequence[
     """
     path = Path(out)
     if path.exists():
-        raise ValueError(f"--twin {out}: it is there already and is not replaced. Give another name.")
+        raise ValueError(f"--twin {out}: it exists, and is not replaced. Give another name.")
     if not path.parent.is_dir():
         raise ValueError(f"--twin {out}: there is no folder {str(path.parent)!r}.")
     if not any(stage.in_patches for stage in plan.costs[1].stages):

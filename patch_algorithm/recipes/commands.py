@@ -86,7 +86,7 @@ def _listed(found: Sequence[Recipe]) -> str:
 
 def _check_free(out: Path) -> None:
     if out.exists():
-        raise ValueError(f"--out {out} is there already, and is not overwritten.")
+        raise ValueError(f"--out {out} exists, and is not overwritten.")
     if not out.parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {out.parent}.")
 

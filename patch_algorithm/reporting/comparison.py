@@ -80,7 +80,7 @@ def choose_baselines(groups: Sequence[Group], paths: Sequence[str]) -> list[Grou
     """
     for path in paths:
         if not any(run.path == path or run.name == path for group in groups for run in group.runs):
-            raise ValueError(f"--baseline {path} is none of the runs. Give it as one of them, too.")
+            raise ValueError(f"--baseline {path} is not one of the runs. List it among them, too.")
     if paths:
         return [g for g in groups if any(run.path in paths or run.name in paths for run in g.runs)]
     return [group for group in groups if not group.has_patches]

@@ -74,7 +74,7 @@ def pictures(groups: Sequence[Group], recoveries: Sequence[Recovery], compute: s
                 f"recovery-{_slug(recovery.subject)}",
                 f"Recovery of {recovery.subject} after the switch",
                 "Eval loss at token level over compute. A baseline in the middle of its schedule is "
-                "higher than a run that ends there: crossing it is no verdict." + seeds,
+                "higher than a run that ends there: crossing it proves nothing." + seeds,
                 lambda theme, recovery=recovery: figures.recovery_figure(scene, theme, recovery),
             )
         )

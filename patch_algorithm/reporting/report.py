@@ -152,11 +152,9 @@ def _notes(runs: Sequence[Run], groups: Sequence[Group], compute: str, judged: b
         seeds = [run.seed for run in group.runs if run.seed is not None]
         for seed in sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             names = " and ".join(run.name for run in group.runs if run.seed == seed)
-            notes.append(f"{names} have the same seed ({seed}): their difference is no spread of seeds.")
+            notes.append(f"{names} have the same seed ({seed}): their difference is not a spread over seeds.")
     if len(runs) > 1:
-        notes.append(
-            "It is taken for granted that all runs were evaluated on the same rows, with the same tokenizer."
-        )
+        notes.append("This assumes that all runs were evaluated on the same rows, with the same tokenizer.")
     return notes
 
 

@@ -66,7 +66,7 @@ def test_the_token_run_of_a_weighted_one_keeps_its_list() -> None:
 
 
 def test_on_mismatch_is_one_of_three() -> None:
-    with pytest.raises(ValueError, match="'ignore' is none of error, use_checkpoint, use_config"):
+    with pytest.raises(ValueError, match="'ignore' is not one of error, use_checkpoint, use_config"):
         PatchLevel(on_mismatch="ignore")
 
 
@@ -135,7 +135,7 @@ def test_labels_with_another_mark_for_what_is_not_scored() -> None:
     rows = make_rows(8, 16)
     for row in rows:
         row["labels"][:3] = -1
-    assert_refused(rows, PatchLevel(k=4), "'labels' holds -1, which is no token.*must be -100")
+    assert_refused(rows, PatchLevel(k=4), "'labels' holds -1, which is not a token.*must be -100")
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (16, 16)])

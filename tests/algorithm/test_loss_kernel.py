@@ -23,9 +23,9 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def test_an_unknown_kernel_is_named() -> None:
-    with pytest.raises(ValueError, match="loss_kernel='cuda' is none of auto, torch, triton"):
+    with pytest.raises(ValueError, match="loss_kernel='cuda' is not one of auto, torch, triton"):
         PatchLevel(loss_kernel="cuda")
-    with pytest.raises(ValueError, match="'cuda' is none of auto, torch, triton"):
+    with pytest.raises(ValueError, match="'cuda' is not one of auto, torch, triton"):
         patch_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 1, dtype=torch.int64), kernel="cuda")
 
 

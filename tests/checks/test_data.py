@@ -49,7 +49,7 @@ def test_loaders(loader: LoaderFacts, expected: list[str]) -> None:
 def test_the_share_of_tokens_that_is_lost() -> None:
     (found,) = check_loader(changed(TRAIN, asked=128))
     assert "reads 128 of the 512 tokens of each row in /pile/train" in found.found
-    assert "75 % of the tokens, without a word" in found.why
+    assert "75 % of the tokens, silently" in found.why
     assert "Set it to 512" in found.fix
     assert "refuses" in check_loader(changed(TRAIN, asked=128, name="pile"))[0].why
 

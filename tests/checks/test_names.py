@@ -26,11 +26,11 @@ KNOWN = Known(
 @pytest.mark.parametrize(
     ("config", "check", "words"),
     [
-        ({"max_duraton": "1ep"}, "unknown-key", "max_duraton is no known key. Did you mean max_duration?"),
+        ({"max_duraton": "1ep"}, "unknown-key", "max_duraton is not a known key. Did you mean max_duration?"),
         (
             {"algorithms": {"patch_level": {"raito": 0.5}}},
             "unknown-key",
-            "algorithms.patch_level.raito is no known key. Did you mean ratio?",
+            "algorithms.patch_level.raito is not a known key. Did you mean ratio?",
         ),
         (
             {"algorithms": {"patch_lvl": {}}},
@@ -40,7 +40,7 @@ KNOWN = Known(
         (
             {"eval_loader": [{"name": "a"}, {"dataset": {"shufle": True}}]},
             "ignored-key",
-            "eval_loader[1].dataset.shufle is no key that is known here. Did you mean shuffle?",
+            "eval_loader[1].dataset.shufle is not a known key here. Did you mean shuffle?",
         ),
         (
             {"optimizer": {"name": "adam"}},
@@ -48,7 +48,7 @@ KNOWN = Known(
             "optimizer.name: no optimizer is registered as 'adam'. Did you mean adamw?",
         ),
         ({"optimizer": {"name": "lion"}}, "unknown-name", "no optimizer is registered as 'lion'."),
-        ({"global_seed": 17}, "unknown-key", "global_seed is no known key."),
+        ({"global_seed": 17}, "unknown-key", "global_seed is not a known key."),
     ],
 )
 def test_misspelt(config: dict[str, Any], check: str, words: str) -> None:

@@ -87,7 +87,7 @@ def test_rows_of_other_loaders_are_not_known(tmp_path: Path) -> None:
 def test_rows_of_text_may_come_padded() -> None:
     """llm-foundry's loader pads shards of text, and pads to full patches are ours."""
     assert check_config(config("model.max_seq_len=100", "variables.rows=30")) is not None
-    with pytest.raises(ValueError, match="Rows of 30 tokens are no multiple of the patch size k=4"):
+    with pytest.raises(ValueError, match="Rows of 30 tokens are not a multiple of the patch size k=4"):
         check_config(config("model.max_seq_len=100", "variables.rows=30", "train_loader.name=pile"))
 
 

@@ -71,7 +71,7 @@ def test_an_error_stops_a_run_before_anything_is_built(
     path = write_run(corpus, tmp_path)
     assert main([str(path), "algorithms.patch_level.raito=0.5", "train_loader.dataset.max_seq_len=8"]) == 2
     told = capsys.readouterr().err
-    assert "algorithms.patch_level.raito is no known key. Did you mean ratio?" in " ".join(told.split())
+    assert "algorithms.patch_level.raito is not a known key. Did you mean ratio?" in " ".join(told.split())
     assert "nothing was built" in told
     assert "Traceback" not in told
     assert not (tmp_path / "run").exists()

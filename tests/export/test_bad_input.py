@@ -41,7 +41,7 @@ def cut(path: Path) -> None:
     ("harm", "words"),
     [
         (shutil.rmtree, "does not exist. Give the folder of an export"),
-        (lambda f: (f / "config.json").unlink(), "is no export: it holds no config.json"),
+        (lambda f: (f / "config.json").unlink(), "is not an export: it holds no config.json"),
         (lambda f: cut(f / "config.json"), "config.json is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "is not a JSON object"),
         (lambda f: (f / "config.json").write_text("{}"), "names no model_type"),
@@ -93,7 +93,7 @@ def test_checkpoints_that_are_none(run_of: RunOf, export: Path, tmp_path: Path) 
 
     refused(with_checkpoint(run / "ep0-ba9-rank0.pt"), "There is no checkpoint", "ep0-ba4-rank0.pt")
     refused(with_checkpoint("s3://bucket/latest-rank0.pt"), "is on another machine")
-    refused(with_checkpoint(run), "is no sharded checkpoint", "ep0-ba4-rank0.pt")
+    refused(with_checkpoint(run), "is not a sharded checkpoint", "ep0-ba4-rank0.pt")
     damaged = Path(shutil.copy(checkpoint_of(run), tmp_path / "damaged.pt"))
     cut(damaged)
     refused(with_checkpoint(damaged), "it is damaged, cut short or not one of Composer's")

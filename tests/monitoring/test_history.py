@@ -271,11 +271,11 @@ def test_what_is_no_history(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(path)
     path.write_text('{"loss": 5}\n')
-    with pytest.raises(ValueError, match=r"history\.jsonl is no history: a line of it is .*loss"):
+    with pytest.raises(ValueError, match=r"history\.jsonl is not a history: a line of it is .*loss"):
         read(path)
     for text in ("# Notes\nof a run\n", "5\n", "null\n", '"kind"\n'):
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"history\.jsonl is no history"):
+        with pytest.raises(ValueError, match=r"history\.jsonl is not a history"):
             read(path)
     for text in ("", '{"kind": "sta'):  # of a run that has logged nothing yet
         path.write_text(text)

@@ -129,7 +129,7 @@ def test_what_a_plan_cannot_do_without(changes: dict[str, Any], words: str) -> N
 
 
 def test_models_that_cannot_be_built() -> None:
-    with pytest.raises(ValueError, match=r"model\.name='mtp_causal_lm' is no model"):
+    with pytest.raises(ValueError, match=r"model\.name='mtp_causal_lm' is not a model"):
         read_model_facts(run_of(model=MPT | {"name": "mtp_causal_lm"}))
     with pytest.raises(ValueError, match="mpt_causal_lm cannot be built"):
         read_model_facts(run_of(model=MPT | {"n_heads": 5}))

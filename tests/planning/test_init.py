@@ -142,7 +142,7 @@ def test_a_product_is_written_as_a_person_writes_it() -> None:
     ("args", "words"),
     [
         (["none.yaml", "--out", "new.yaml"], "there is no configuration file"),
-        (["stock.yaml", "--out", "stock.yaml"], "is there already, and is not overwritten"),
+        (["stock.yaml", "--out", "stock.yaml"], "exists, and is not overwritten"),
         (["stock.yaml", "--out", "none/new.yaml"], "there is no folder none"),
         (["stock.yaml", "--out", "new.yaml", "--k", "1"], "--k=1 is not a whole number of at least 2"),
         (["stock.yaml", "--out", "new.yaml", "--ratio", "soon"], "--ratio='soon'"),

@@ -87,7 +87,7 @@ def test_what_was_trained_again_counts_once(tmp_path: Path) -> None:
     [
         (None, "cannot be read"),
         ("", "none that can be timed"),
-        ("nonsense\n", "is no history"),
+        ("nonsense\n", "is not a history"),
     ],
 )
 def test_histories_that_are_none(content: str | None, words: str, tmp_path: Path) -> None:

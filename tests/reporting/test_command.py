@@ -136,12 +136,12 @@ def test_bad_input_is_named(runs: list[str], tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     for arguments, words in (
         ([str(tmp_path / "none")], "does not exist"),
-        ([str(tmp_path / "notes.md")], "notes.md is no history"),
-        ([str(bad)], "bad.jsonl is no history: a line of it is"),
+        ([str(tmp_path / "notes.md")], "notes.md is not a history"),
+        ([str(bad)], "bad.jsonl is not a history: a line of it is"),
         ([str(bad)], "line 2"),
         ([str(tmp_path)], "is a folder without history.jsonl"),
         ([runs[0], runs[0]], "are the same run"),
-        ([runs[0], "--baseline", "nobody"], "--baseline nobody is none of the runs"),
+        ([runs[0], "--baseline", "nobody"], "--baseline nobody is not one of the runs"),
         ([runs[0], "--out", str(bad)], "is a file. Give a folder."),
     ):
         result = CliRunner().invoke(app, ["report", "--out", out, *arguments])

@@ -178,7 +178,7 @@ def test_a_baseline_that_was_named(tmp_path: Path) -> None:
     report = make_report(paths, [paths[1]])
     assert [v.subject for v in report.verdicts] == ["four", "four"]
     assert report.verdicts[0].baseline == "eight"
-    with pytest.raises(ValueError, match="--baseline elsewhere is none of the runs"):
+    with pytest.raises(ValueError, match="--baseline elsewhere is not one of the runs"):
         make_report(paths, ["elsewhere"])
 
 
@@ -186,7 +186,8 @@ def test_runs_that_cannot_be_told_apart(tmp_path: Path) -> None:
     paths = [run(tmp_path / name, seed=1) for name in ("patch-a", "patch-b")]
     report = make_report([*paths, run(tmp_path / "twin", SAME_DATA)])
     assert (
-        "patch-a and patch-b have the same seed (1): their difference is no spread of seeds." in report.notes
+        "patch-a and patch-b have the same seed (1): their difference is not a spread over seeds."
+        in report.notes
     )
     assert report.groups[0].seeds == "2 runs of 1 seeds"
     with pytest.raises(ValueError, match="are the same run"):

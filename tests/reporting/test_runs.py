@@ -159,9 +159,9 @@ def test_runs_of_other_settings_are_no_seeds(settings: dict[str, Any], groups: i
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"loss": 5}\n', r"history\.jsonl is no history: .*line 1"),
-        (None, r"history\.jsonl is no history: .*line 3: .*step='much'"),
-        (b"\xff\xfe\x00", r"history\.jsonl is no history: line 1 is not UTF-8"),
+        ('{"loss": 5}\n', r"history\.jsonl is not a history: .*line 1"),
+        (None, r"history\.jsonl is not a history: .*line 3: .*step='much'"),
+        (b"\xff\xfe\x00", r"history\.jsonl is not a history: line 1 is not UTF-8"),
         ("", "holds no training steps yet"),
         ('{"kind": "start", "step": 0, "run_name": "r"}\n', "holds no training steps yet"),
     ],

@@ -215,7 +215,7 @@ def warnings_of(corpus: Path, model: dict[str, Any], rows: dict[str, Tensor]) ->
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(plain_model(model, corpus), rows)
-    return [str(warning.message) for warning in caught if "tells documents apart" in str(warning.message)]
+    return [str(warning.message) for warning in caught if "marks its documents" in str(warning.message)]
 
 
 def test_one_warning_where_the_model_does_not_go_by_documents(corpus: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_pairs_train_in_both_stages(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer, feed = run(corpus, pairs, model, side, packing)
-    told = [warning for warning in caught if "tells documents apart" in str(warning.message)]
+    told = [warning for warning in caught if "marks its documents" in str(warning.message)]
     assert len(told) == (1 if packing > 1 and not apart else 0)
     plain = plain_model(model, corpus).train()
     check_rows(feed, side, packing)

@@ -105,7 +105,7 @@ class Estimate:
     def __str__(self) -> str:
         lines = [f"Sample: {self.sampled:,} bytes of {self.sources:,} sources.", ""]
         if self.scale is None:
-            lines += [_table(self.counts), "", "How much there is in all is not known."]
+            lines += [_table(self.counts), "", "The total size is not known."]
         else:
             whole = {
                 key: Counts(*(round(value * self.scale) for value in counts))

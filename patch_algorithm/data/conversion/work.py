@@ -217,7 +217,7 @@ class Work:
                 made = engine.result(future)
             except WorkerDied as error:
                 raise ConversionError(
-                    f"a worker has died, perhaps for want of memory ({error}). What is finished is kept: "
+                    f"a worker has died, perhaps out of memory ({error}). What is finished is kept: "
                     "repeat the command to continue, with fewer --workers if memory is short."
                 ) from error
             if isinstance(made, BadDocument):

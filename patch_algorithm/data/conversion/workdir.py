@@ -232,7 +232,7 @@ def no_room_told(folder: Path) -> Iterator[None]:
         if error.errno not in _NO_ROOM:
             raise
         raise ConversionError(
-            f"no room is left to write in {folder} ({error.strerror}). What is finished is kept: make room "
+            f"no space is left in {folder} ({error.strerror}). What is finished is kept: free some space "
             "and repeat the command to continue."
         ) from error
 

@@ -160,16 +160,16 @@ def _write(corpus: BuiltinCorpus, fingerprint: dict[str, Any], aside: Path) -> d
 def _is_prepared(folder: Path, fingerprint: dict[str, Any]) -> bool:
     if not folder.exists():
         return False
-    mend = f"Name another folder, or delete {folder} to have it made anew."
+    mend = f"Name another folder, or delete {folder} to have it made again."
     try:
         found = json.loads((folder / _RECORD).read_text())["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"variables.builtin_corpus.folder: {folder} exists, but is no prepared corpus. {mend}"
+            f"variables.builtin_corpus.folder: {folder} exists, but is not a prepared corpus. {mend}"
         ) from error
     if differences := _differences(found, fingerprint):
         raise ValueError(
-            f"variables.builtin_corpus.folder: {folder} holds a corpus made otherwise: "
+            f"variables.builtin_corpus.folder: {folder} holds a corpus made with other settings: "
             f"{'; '.join(differences)}. {mend}"
         )
     parts = (f"train{os.sep}index.json", f"val{os.sep}index.json", _TOKENIZER)

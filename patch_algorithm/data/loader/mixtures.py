@@ -70,8 +70,8 @@ def mixture_shares(asked: object, present: Sequence[str], key: str) -> dict[str,
     weights = dict(asked) if isinstance(asked, Mapping) else PILE
     if unknown := [str(name) for name in weights if name not in present and name not in PILE]:
         raise ValueError(
-            f"{key} names {', '.join(unknown)}, which is no component of the data set nor of the Pile. The "
-            f"data set has {known}."
+            f"{key} names {', '.join(unknown)}, which is a component neither of the dataset nor of the "
+            f"Pile. The dataset has {known}."
         )
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:

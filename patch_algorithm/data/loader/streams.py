@@ -88,7 +88,7 @@ class VerifiedStream(Stream):
         if self._rows is not None and rows != self._rows:
             raise ValueError(
                 f"{self.key}: the index in {os.path.join(self.local, self.split)} lists {rows} rows, and "
-                f"{self.place} has {self._rows}. The data set was written anew, or the folder is the cache "
+                f"{self.place} has {self._rows}. The dataset was rewritten, or the folder is the cache "
                 "of another one: name another local, or empty it."
             )
         hashes = [set(info.hashes) for shard in shards for info in _files(shard)]
@@ -154,7 +154,7 @@ class VerifiedStream(Stream):
         if name in self._failures:
             raise ShardError(
                 f"{self.key}: {name} of {self.place} cannot be had: {self._failures[name]}. Nothing of it is "
-                "trained on. Write the shard there anew; where the data set itself was written anew, empty "
+                "trained on. Write the shard again; if the dataset itself was rewritten, empty "
                 f"its cache {os.path.join(self.local, self.split)}."
             )
 

@@ -16,7 +16,7 @@ __all__ = ["tokenizer_differences"]
 def tokenizer_differences(
     info: DatasetInfo, folder: str | Path, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """What gives the ids of a data set another meaning in a run.
+    """What gives the ids of a dataset another meaning in a run.
 
     Args:
         info: The data set's description.
@@ -33,7 +33,7 @@ def tokenizer_differences(
     try:
         text = read_text(folder, TOKENIZER_JSON)
     except (OSError, ValueError) as error:
-        return [f"what differs cannot be told, since its {TOKENIZER_JSON} cannot be read ({error})"]
+        return [f"what differs is not known, because its {TOKENIZER_JSON} cannot be read ({error})"]
     added = {written.eos_id if written.adds_eos else None, written.bos_id if written.adds_bos else None}
     return differences(
         text, tokenizer, allowed=written.special_tokens == "allow", added={i for i in added if i is not None}

@@ -117,15 +117,15 @@ def _folder(folder: Path, on_error: str) -> list[Path]:
     taken, unknown, beside = sources_below(folder)
     if unknown and on_error == "stop":
         raise ValueError(
-            f"--source {folder}: the folder holds files that would be passed over ({len(unknown):,}): "
+            f"--source {folder}: the folder holds files that would be skipped ({len(unknown):,}): "
             f"{listed(unknown, folder)}. A source ends in {KINDS}. Move them away, name the files to read "
-            "with a pattern, or pass them over with --on-error skip."
+            "with a pattern, or skip them with --on-error skip."
         )
     if not taken:
         raise ValueError(f"--source {folder}: the folder holds no file that ends in {KINDS}.")
     log.info("%s: %s files", folder, f"{len(taken):,}")
     if unknown or beside:
-        log.info("%s: passed over: %s", folder, listed([*unknown, *beside], folder))
+        log.info("%s: skipped: %s", folder, listed([*unknown, *beside], folder))
     return taken
 
 

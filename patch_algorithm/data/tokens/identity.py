@@ -46,7 +46,7 @@ def largest_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def differences(
     written: str, tokenizer: PreTrainedTokenizerBase, *, allowed: bool, added: Collection[int]
 ) -> list[str]:
-    """What gives the ids of a data set another meaning in a run.
+    """What gives the ids of a dataset another meaning in a run.
 
     A token that only one of both has changes nothing where the data set cannot hold it, such as a padding
     token that was added for the run.

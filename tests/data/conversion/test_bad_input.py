@@ -214,7 +214,7 @@ def test_a_full_disk(limit: int, source: Path, tokenizer: Path, tmp_path: Path) 
     conversion = options([source], tokenizer, out)
     code, said = in_child(conversion, file_limit=limit)
     assert code == 0
-    assert "ConversionError: no room is left to write in" in said
+    assert "ConversionError: no space is left in" in said
     assert "repeat the command to continue" in said
     assert not out.exists()
     run([source], tokenizer, out)
@@ -287,5 +287,5 @@ def test_no_room_for_the_tokenizer(source: Path, tokenizer: Path, tmp_path: Path
     small = options([source], tokenizer, tmp_path / "out", shard_bytes=1 << 12, unit_bytes=1 << 12)
     code, said = in_child(small, file_limit=limit)
     assert code == 0
-    assert "ConversionError: no room is left to write in" in said
+    assert "ConversionError: no space is left in" in said
     assert (tmp_path / ".out.partial" / "data" / "train" / "index.json").exists()

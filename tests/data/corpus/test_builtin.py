@@ -145,7 +145,7 @@ def test_another_version_of_a_package_does_not_overwrite_it(prepared: Path, tmp_
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("thesis")
-    with pytest.raises(ValueError, match="is no prepared corpus"):
+    with pytest.raises(ValueError, match="is not a prepared corpus"):
         prepare_builtin_corpus(request(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "thesis"
 

@@ -68,7 +68,7 @@ def test_what_is_absent_leaves_the_ratios_of_the_rest(present: set[str]) -> None
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"Arxiv": 1}, r"components names Arxiv, which is no component .* has ArXiv, mine"),
+        ({"Arxiv": 1}, r"components names Arxiv, which is a component neither .* has ArXiv, mine"),
         ({"ArXiv": -1}, r"components\.ArXiv is -1; expected a weight"),
         ({"ArXiv": math.inf}, r"components\.ArXiv is inf"),
         ({"ArXiv": math.nan}, r"components\.ArXiv is nan"),
