@@ -96,7 +96,7 @@ def test_units_of_the_other_paper() -> None:
         (("{run}", "--suggest", "--gpu-hours", "10"), "--gpu-hours needs"),
         (("{run}", "--suggest", "--flops", "-1"), "expected a number above 0"),
         (("{run}", "--picture", "plan.txt"), "ends in .svg"),
-        (("{run}", "--twin", "{run}"), "is there already"),
+        (("{run}", "--twin", "{run}"), "exists, and is not replaced"),
         (("--r", "0.3"), "go together"),
         (("--r", "1.5", "--s", "4"), "r between 0 and 1"),
     ],

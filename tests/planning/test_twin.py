@@ -147,7 +147,7 @@ def test_overrides_are_written_and_outputs_parted(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     path = written(tmp_path)
     plan = make_plan(RunFile.read(path))
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists, and is not replaced"):
         write_twin(plan, path)
     with pytest.raises(ValueError, match="there is no folder"):
         write_twin(plan, str(tmp_path / "none" / "twin.yaml"))

@@ -78,7 +78,7 @@ def test_overrides_are_written_and_comments_kept(tmp_path: Path) -> None:
         (["mpt-1b", "algorithms.patch_level.raito=0.5"], "raito is not a known key. Did you mean ratio?"),
         (["mpt-1b", "algorithms.patch_lvel.k=2"], "no algorithm is registered as 'patch_lvel'"),
         (["quickstart", "--out", "there.yaml"], "there.yaml exists, and is not overwritten"),
-        (["quickstart", "--out", "."], "is there already"),
+        (["quickstart", "--out", "."], "exists, and is not overwritten"),
         (["quickstart", "--out", "none/my.yaml"], "there is no folder none"),
         (["--out", "my.yaml"], "without a recipe"),
     ],

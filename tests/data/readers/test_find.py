@@ -99,7 +99,7 @@ def test_what_a_folder_holds_besides_is_named(tmp_path: Path, caplog: pytest.Log
     touch(tmp_path, "a.jsonl", "b/c.JSON.GZ", "README.md", ".hidden/d.jsonl", "b/.gitattributes", "LICENSE")
     assert set(names(find_sources([str(tmp_path)]), tmp_path)) == {"a.jsonl", "b/c.JSON.GZ"}
     assert f"{tmp_path}: 2 files" in caplog.text
-    assert "passed over: LICENSE, README.md, b/.gitattributes" in caplog.text
+    assert "skipped: LICENSE, README.md, b/.gitattributes" in caplog.text
     touch(tmp_path, "b/e.txt", "f.jsonl.zip", "g.csv")
     with pytest.raises(ValueError, match=r"that would be passed over \(3\): b/e\.txt, f\.jsonl\.zip, g"):
         find_sources([str(tmp_path)])
