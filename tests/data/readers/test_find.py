@@ -101,10 +101,10 @@ def test_what_a_folder_holds_besides_is_named(tmp_path: Path, caplog: pytest.Log
     assert f"{tmp_path}: 2 files" in caplog.text
     assert "skipped: LICENSE, README.md, b/.gitattributes" in caplog.text
     touch(tmp_path, "b/e.txt", "f.jsonl.zip", "g.csv")
-    with pytest.raises(ValueError, match=r"that would be passed over \(3\): b/e\.txt, f\.jsonl\.zip, g"):
+    with pytest.raises(ValueError, match=r"that would be skipped \(3\): b/e\.txt, f\.jsonl\.zip, g"):
         find_sources([str(tmp_path)])
     assert len(find_sources([str(tmp_path)], on_error="skip")) == 2
-    assert "passed over: b/e.txt, f.jsonl.zip, g.csv, LICENSE" in caplog.text
+    assert "skipped: b/e.txt, f.jsonl.zip, g.csv, LICENSE" in caplog.text
 
 
 def test_links_are_followed_and_broken_ones_are_errors(tmp_path: Path) -> None:
