@@ -48,9 +48,12 @@ def draw(found: dict[str, Any], path: Path, theme: Theme) -> None:
 
     parts = {name: part["comparisons"] for name, part in found["parts"].items() if part["comparisons"]}
     rows = [len(comparisons) for comparisons in parts.values()]
-    with rc_context(
-        theme.rc() | {"svg.fonttype": "none", "font.family": "sans-serif", "axes.grid.axis": "x"}
-    ):
+    style: dict[Any, Any] = theme.rc() | {
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+        "axes.grid.axis": "x",
+    }
+    with rc_context(style):
         figure = Figure(figsize=(8.6, 0.9 + 0.27 * sum(rows) + 0.75 * len(parts)), layout="constrained")
         panels = figure.subplots(len(parts), height_ratios=[count + 1.2 for count in rows], squeeze=False)
         for axes, (name, comparisons) in zip(panels[:, 0], parts.items(), strict=True):
