@@ -224,7 +224,10 @@ def train_all(wanted: Sequence[Case], out: Path) -> Iterator[tuple[Case, Losses]
     out.mkdir(parents=True, exist_ok=True)
     record = out / "losses.jsonl"
     done: dict[str, Mapping[str, Any]] = {}
-    for line in record.read_text("utf-8").splitlines() if record.exists() else []:
+    kept = record.read_text("utf-8") if record.exists() else ""
+    if kept and not kept.endswith("\n"):
+        record.write_text(f"{kept}\n", "utf-8")
+    for line in kept.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:  # the last line of a run that was killed
