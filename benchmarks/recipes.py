@@ -134,10 +134,11 @@ def places(case: Case, folder: Path) -> list[str]:
     text = case.recipe.text
     if "\n  builtin_corpus:" in text:
         key = "variables.data" if "\n  data:" in text else "variables.builtin_corpus.folder"
+        own = folder / case.recipe.name  # corpora of other sizes lie beside it
         return [
-            f"{key}={folder}/data",
-            f"save_folder={folder}/run",
-            f"callbacks.hf_checkpointer.save_folder={folder}/run",
+            f"{key}={own}/data",
+            f"save_folder={own}/run",
+            f"callbacks.hf_checkpointer.save_folder={own}/run",
         ]
     if case.recipe.name.startswith("finetune/"):
         return _to_tune(folder)
@@ -249,8 +250,8 @@ def train_all(wanted: Sequence[Case], out: Path) -> Iterator[tuple[Case, Losses]
 
 def _train_case(case: Case, out: Path) -> Losses:
     saved = out / "saved"
-    if saved.exists():
-        shutil.rmtree(saved)
+    for left in (saved, out / case.recipe.name / "run"):  # of a run that was broken off
+        shutil.rmtree(left, ignore_errors=True)
     gc.collect()  # the trainer before this one
     return train(case.recipe, [*shrunken(case), *places(case, out), f"save_folder={saved}"])
 
