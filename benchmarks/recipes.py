@@ -44,7 +44,7 @@ L = 32
 VOCABULARY = 1024
 _LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 _TRAINS = re.compile(r"(?:composer train\.py|composer -m patch_algorithm\.train|patch-level train) (.*)")
-_SENTENCE_ENDS = re.compile(r"(?<=\.)\s+(?=[A-Z0-9`])")
+_SENTENCE_ENDS = re.compile(r"(?<=[^.]\.)\s+(?=[A-Z0-9`])")
 _PLACE = re.compile(r"(Table|Figure|Appendix|Section) \w+\.$")
 _WRITES = re.compile(r"patch-level recipe (.*)")
 
