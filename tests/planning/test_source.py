@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from patch_algorithm.planning.source import (
     registered_in,
 )
 
+ROOT = Path(__file__).parents[2]
 KINDS = ("algorithms", "callbacks", "callbacks_with_config", "loggers", "optimizers")
 KINDS += ("schedulers", "tokenizers", "dataloaders", "models")
 
@@ -110,3 +113,16 @@ def test_forms_of_source(package: Path) -> None:
         arguments_of("a_package_of_mine", "Base")  # what a star imports is not followed
     with pytest.raises(SourceUnclearError):
         arguments_of("no_such_package.part", "it")
+
+
+def test_doctor_imports_neither_llm_foundry_nor_what_it_brings() -> None:
+    heavy = {"llmfoundry", "mlflow", "streaming", "datasets"}
+    code = (
+        "import sys; from patch_algorithm.cli import app;"
+        "app(['doctor', 'yamls/quickstart.yaml'], standalone_mode=False);"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

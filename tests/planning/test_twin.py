@@ -155,3 +155,10 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="token level already"):
         write_twin(token, str(tmp_path / "twin.yaml"))
     assert not (tmp_path / "twin.yaml").exists()
+
+
+def test_options_of_the_patch_stage_are_left_out(tmp_path: Path) -> None:
+    options = ("target_weights=[4,2,1,1]", "loss_kernel=triton", "on_switch=reset", "constant_compute=true")
+    overrides = tuple(f"algorithms.patch_level.{one}" for one in options)
+    _, _, its = twin_of(tmp_path, overrides=overrides)
+    assert its.run.config["algorithms"]["patch_level"] == {"k": 1, "seq_len": 16}
