@@ -35,7 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--docs", action="store_true", help="write docs/benchmarks.md and its pictures from the result"
     )
     parser.add_argument(
-        "--render", type=Path, metavar="JSON", help="measure nothing: write the docs from a result"
+        "--render",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="measure nothing: write the docs from results, of which a later one replaces parts of an earlier",
     )
     return parser
 
@@ -70,9 +74,10 @@ def main() -> None:
     from benchmarks.pages import markdown, write_docs
 
     if args.render is not None:
-        if not args.render.is_file():
-            parser.error(f"--render: {args.render} is no file. Give a JSON of an earlier run.")
-        write_docs(json.loads(args.render.read_text()), ROOT / "docs")
+        for path in args.render:
+            if not path.is_file():
+                parser.error(f"--render: {path} is not a file. Give the JSON of an earlier run.")
+        write_docs([json.loads(path.read_text()) for path in args.render], ROOT / "docs")
         return
     found = run_suite([name for name in PARTS if args.only is None or name in args.only], args.quick)
     sys.stdout.write(markdown(found))
@@ -84,7 +89,7 @@ def main() -> None:
         path.with_suffix(".md").write_text(f"# Suite, {found['date']}\n\n{markdown(found)}")
         print(f"Written to {path} and .md", file=sys.stderr)
     if args.docs:
-        write_docs(found, ROOT / "docs")
+        write_docs([found], ROOT / "docs")
 
 
 if __name__ == "__main__":

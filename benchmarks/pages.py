@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.pairs import HEAD
 from patch_algorithm.reporting.style import DARK, LIGHT, Theme
 
-__all__ = ["markdown", "write_docs"]
+__all__ = ["latest", "markdown", "write_docs"]
 
 _CHART = "".join(
     f"""```{{image}} benchmarks-{name}.svg
@@ -41,12 +41,24 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict[str, Any], path: Path, theme: Theme) -> None:
+def latest(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results without the parts that a later one of them has measured anew."""
+    kept: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for found in reversed(results):
+        parts = {name: part for name, part in found["parts"].items() if name not in seen}
+        seen |= set(parts)
+        kept = [found | {"parts": parts}, *kept] if parts else kept
+    return kept
+
+
+def draw(results: list[dict[str, Any]], path: Path, theme: Theme) -> None:
     """Draws every ratio with its interval and its goal, a panel for each part."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    parts = {name: part["comparisons"] for name, part in found["parts"].items() if part["comparisons"]}
+    found = {name: part for one in results for name, part in one["parts"].items()}
+    parts = {name: part["comparisons"] for name, part in found.items() if part["comparisons"]}
     rows = [len(comparisons) for comparisons in parts.values()]
     style: dict[Any, Any] = theme.rc() | {
         "svg.fonttype": "none",
@@ -90,13 +102,19 @@ def _panel(axes: Any, name: str, comparisons: list[dict[str, Any]], theme: Theme
     axes.tick_params(axis="y", length=0)
 
 
-def write_docs(found: dict[str, Any], folder: Path) -> None:
-    """Puts a result in the place of the one that the page has, and draws its chart."""
+def write_docs(results: list[dict[str, Any]], folder: Path) -> None:
+    """Puts results in the place of those that the page has, and draws their chart.
+
+    Raises:
+        ValueError: If the page lacks the two lines between which results go.
+    """
     page = folder / "benchmarks.md"
     before, _, rest = page.read_text("utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     if not after:
         raise ValueError(f"{page} lacks the lines '{BEGIN}' and '{END}', between which the result goes.")
+    results = latest(results)
     for theme in (LIGHT, DARK):
-        draw(found, folder / f"benchmarks-{theme.name}.svg", theme)
-    page.write_text(f"{before}{BEGIN}\n{_CHART}\n{markdown(found)}{END}{after}", "utf-8")
+        draw(results, folder / f"benchmarks-{theme.name}.svg", theme)
+    tables = "\n".join(map(markdown, results))
+    page.write_text(f"{before}{BEGIN}\n{_CHART}\n{tables}{END}{after}", "utf-8")

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.__main__ import ROOT, build_parser, run_suite
 from benchmarks.fsdp import notes_of
-from benchmarks.pages import BEGIN, END, markdown, write_docs
+from benchmarks.pages import BEGIN, END, latest, markdown, write_docs
 from benchmarks.pairs import Comparison, free_path
 from benchmarks.parts import PARTS
 
@@ -39,7 +39,7 @@ def test_every_part_measures_something(found: dict[str, object]) -> None:
 def test_the_page_has_every_ratio_and_what_stood_around_it(found: dict[str, object], tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
     page.write_text(f"before\n{BEGIN}\nearlier result\n{END}\nafter\n")
-    write_docs(found, tmp_path)
+    write_docs([found], tmp_path)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -48,16 +48,23 @@ def test_the_page_has_every_ratio_and_what_stood_around_it(found: dict[str, obje
     for theme in ("light", "dark"):
         assert "<svg" in (tmp_path / f"benchmarks-{theme}.svg").read_text()
         assert f"benchmarks-{theme}.svg" in text
-    write_docs(found, tmp_path)
+    write_docs([found], tmp_path)
     assert page.read_text() == text
 
 
 def test_a_page_without_the_marks_is_left_alone(found: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "benchmarks.md").write_text("mine\n")
     with pytest.raises(ValueError, match="lacks the lines"):
-        write_docs(found, tmp_path)
+        write_docs([found], tmp_path)
     assert (tmp_path / "benchmarks.md").read_text() == "mine\n"
     assert not list(tmp_path.glob("*.svg"))
+
+
+def test_a_part_that_is_measured_again_replaces_the_earlier() -> None:
+    first = {"date": "1", "parts": {"loss": 1, "step": 1}}
+    second = {"date": "2", "parts": {"loss": 2}}
+    third = {"date": "3", "parts": {"runs": 3, "loss": 3}}
+    assert latest([first, second, third]) == [first | {"parts": {"step": 1}}, third]
 
 
 def test_the_documentation_has_the_marks() -> None:
