@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="JSON",
-        help="measure nothing: write the docs from results, of which a later one replaces parts of an earlier",
+        help="measure nothing: write the docs from results; a later one replaces parts of an earlier",
     )
     return parser
 
