@@ -123,16 +123,6 @@ def test_commands_name_what_exists(words: list[str]) -> None:
             assert (ROOT / word).is_file(), f"{word} does not exist"
 
 
-def test_the_two_commands_of_the_first_screen() -> None:
-    first = next(block for block in blocks("console") if block.page.name == "README.md")
-    assert first.text.splitlines() == [
-        "pip install uv && uv run composer train.py yamls/quickstart.yaml",
-        "uv run pytest",
-    ]
-    screen = (ROOT / "README.md").read_text("utf-8").splitlines()[:40]
-    assert "  patch_level: {k: 4, ratio: 0.67}" in screen
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
