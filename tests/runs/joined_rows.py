@@ -18,9 +18,11 @@ from llmfoundry import registry
 from streaming import StreamingDataset
 
 from tests.ranks import write_down
-from tests.support import ROW, config, metrics, mpt, train
+from tests.support import config, metrics, mpt, train
 
 GLOBAL_BATCH = 4
+ROW_TOKENS = 3 * 8
+"""k times the context."""
 SWITCH = {"k": 3, "ratio": "8ba", "constant_compute": True}
 LENGTH = "14ba"
 RESUMED_FROM = (3, 8, 11)
@@ -35,7 +37,7 @@ class ReadRows(Algorithm):
 
     def __init__(self, corpus: str) -> None:
         data = StreamingDataset(local=f"{corpus}/mds", split="train", batch_size=1)
-        self._places = {tuple(data[place]["tokens"].tolist()): place for place in range(len(data))}
+        self._places = {tuple(data[place]["tokens"].tolist()): place for place in range(data.num_samples)}
         self.steps: list[list[int]] = []
 
     def match(self, event: Event, state: State) -> bool:
@@ -54,10 +56,11 @@ def reading(corpus: Path, patch_level: dict[str, Any] | None, max_duration: str,
     share = GLOBAL_BATCH // dist.get_world_size()
     unit = max_duration.lstrip("0123456789")
     sizes = {"max_duration": max_duration, "device_train_microbatch_size": share}
-    context = 8 if patch_level is not None else ROW  # without the algorithm nobody cuts rows
+    context = 8 if patch_level is not None else ROW_TOKENS  # without the algorithm nobody cuts rows
     cfg = config(corpus, mpt(max_seq_len=context), algorithms=algorithms, **sizes, **changes)
     cfg["scheduler"] = {"name": "constant_with_warmup", "t_warmup": f"0{unit}"}
     cfg["train_loader"] |= {"num_workers": 2, "prefetch_factor": 2}
+    cfg["max_seq_len"] = cfg["train_loader"]["dataset"]["max_seq_len"] = ROW_TOKENS
     return train(cfg)
 
 

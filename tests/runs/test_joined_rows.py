@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.ranks import on_ranks
-from tests.runs.joined_rows import RESUMED_FROM, found
+from tests.runs.joined_rows import RESUMED_FROM, ROW_TOKENS, found
 from tests.support import write_corpus
 
 ROWS, BATCHES = 64, 16  # of an epoch
@@ -19,7 +19,7 @@ TAKEN = [3, 3, 3, 3, 3, 1, 3, 3, 1, 1, 1, 1, 1, 1]
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("few"), rows=ROWS)
+    return write_corpus(tmp_path_factory.mktemp("few"), row=ROW_TOKENS, rows=ROWS)
 
 
 @pytest.fixture(scope="module")
