@@ -29,7 +29,7 @@ RESUMED_FROM = (3, 8, 11)
 
 
 class ReadRows(Algorithm):
-    """Notes the rows of each step as the trainer counts them; it stands in front of ``patch_level``.
+    """Notes the rows of each step as the trainer counts them, before ``patch_level`` cuts and folds them.
 
     Args:
         corpus: The folder of :func:`.write_corpus`.
@@ -50,9 +50,9 @@ class ReadRows(Algorithm):
 def reading(corpus: Path, patch_level: dict[str, Any] | None, max_duration: str, **changes: Any) -> Trainer:
     """Trains a tiny MPT, and notes its rows. Of a data set that streams, shuffled, by two workers."""
     registry.algorithms.register("read_rows", func=ReadRows)
-    algorithms: dict[str, Any] = {"read_rows": {"corpus": str(corpus)}}
-    if patch_level is not None:
-        algorithms["patch_level"] = patch_level
+    # Composer turns the order of algorithms round at events that come after something.
+    algorithms = {} if patch_level is None else {"patch_level": patch_level}
+    algorithms["read_rows"] = {"corpus": str(corpus)}
     share = GLOBAL_BATCH // dist.get_world_size()
     unit = max_duration.lstrip("0123456789")
     sizes = {"max_duration": max_duration, "device_train_microbatch_size": share}
