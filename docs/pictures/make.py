@@ -15,6 +15,7 @@ import badges
 import chart
 import events
 import fold
+import logo
 import loss
 import rooms
 import stages
@@ -101,6 +102,8 @@ def drawn() -> Iterator[tuple[Path, str]]:
             drawing = Drawing(width, height, palette, title)
             draw(drawing)
             yield _HERE / f"{name}-{theme}.svg", drawing.svg()
+    name = "logo"
+    yield _HERE / f"{name}.svg", logo.logo()
     for name, badge in badges.badges():
         yield _HERE / f"badge-{name}.svg", badge
 

@@ -118,7 +118,7 @@ def fold_batch(
         patch_targets: Whether positions are scored against the ``k`` tokens that come next; else
             against the next one alone.
         document_keys: Which of :data:`.DOCUMENT_KEYS` the model keeps documents apart by; see
-            :mod:`patch_algorithm.documents`. The others are dropped, which concatenates documents.
+            :mod:`patch_algorithm.patching.documents`. The others are dropped, which concatenates documents.
             Targets come from ``labels`` alone, across documents too, as at token level.
 
     Returns:

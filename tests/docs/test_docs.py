@@ -125,6 +125,47 @@ def test_commands_name_what_exists(words: list[str]) -> None:
             assert (ROOT / word).is_file(), f"{word} does not exist"
 
 
+def of_the_package() -> list[Any]:
+    """The pages' commands ``patch-level ...``, without ``uv run``."""
+    found = []
+    for param in commands():
+        words = param.values[0]
+        words = words[2:] if words[:2] == ["uv", "run"] else words
+        if words[0] == "patch-level":
+            found.append(pytest.param(words[1:], id=param.id))
+    return found
+
+
+@pytest.mark.parametrize("words", of_the_package())
+def test_commands_of_the_package_have_these_options(words: list[str]) -> None:
+    from typer.main import get_command
+
+    from patch_algorithm.cli import app
+
+    command: Any = get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words[0]]
+        words = words[1:]
+    with command.make_context("patch-level", list(words)):
+        pass
+
+
+NEEDS = {
+    "gpu": r"--extra gpu|--device cuda|benchmarks\.gpu --attention|composer -n|composer train.py yamls/mpt",
+    "cluster": r"--engine ray",
+    "network": r"s3://|EleutherAI/|^pip install|^uv pip install|^uv sync",
+}
+"""What the commands need that no test has, and by what they are known."""
+COUNTED = {"gpu": 4, "cluster": 1, "network": 13}
+
+
+def test_commands_that_need_more_than_this_machine_are_counted() -> None:
+    """These alone are read and not run; a new one changes the count."""
+    texts = [shlex.join(param.values[0]) for param in commands()]
+    found = {need: sum(bool(re.search(known, text)) for text in texts) for need, known in NEEDS.items()}
+    assert found == COUNTED
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
@@ -132,46 +173,13 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).is_file(), f"{page.name}: {target}"
 
 
-def arguments(heading: str) -> dict[str, str]:
-    """The first two columns of the first table below a heading of the configuration page."""
-    text = (ROOT / "docs" / "configuration.md").read_text("utf-8").partition(f"\n## {heading}\n")[2]
-    table = re.search(r"(^\|.*\n)+", text, re.M)
-    assert table, heading
-    rows = [line.strip("|").split("|") for line in table[0].splitlines()[2:]]
-    return {row[0].strip(" `"): row[1].strip(" `") for row in rows}
-
-
-@pytest.mark.parametrize(
-    ("heading", "home", "name"),
-    [
-        ("The algorithm: `patch_level`", "patch_algorithm.algorithm", "PatchLevel"),
-        ("The report: `stage_report`", "patch_algorithm.monitoring", "StageReport"),
-        ("The history: `history`", "patch_algorithm.monitoring", "HistoryLogger"),
-        (
-            "The built-in corpus: `variables.builtin_corpus`",
-            "patch_algorithm.data.corpus",
-            "BuiltinCorpus",
-        ),
-    ],
-    ids=["patch_level", "stage_report", "history", "builtin_corpus"],
-)
-def test_configuration_page_lists_every_argument(heading: str, home: str, name: str) -> None:
-    listed = arguments(heading)
-    parameters = inspect.signature(getattr(import_module(home), name)).parameters
-    assert list(listed) == list(parameters)
-    for argument, parameter in parameters.items():
-        required = parameter.default is inspect.Parameter.empty
-        expected = "required" if required else parameter.default
-        shown = listed[argument] if required else eval(listed[argument])
-        assert shown == expected, f"{argument}: the page says {listed[argument]}"
-
-
-def test_configuration_page_lists_every_metric() -> None:
-    room = ROOT / "patch_algorithm" / "algorithm"
-    source = "".join(file.read_text("utf-8") for file in sorted(room.glob("*.py")))
-    logged = set(re.findall(r'"(patch_level/\w+)"', source))
-    listed = {row[0].strip("`") for row in table_rows(ROOT / "docs" / "configuration.md")}
-    assert {name for name in listed if name.startswith("patch_level/")} == logged
+def test_metrics_page_lists_every_metric() -> None:
+    logged: set[str] = set()
+    for room in ("algorithm", "monitoring"):
+        for file in sorted((ROOT / "patch_algorithm" / room).glob("*.py")):
+            logged |= set(re.findall(r'"(patch_(?:level|monitor)/\w+)"', file.read_text("utf-8")))
+    listed = [row[0].strip("`") for row in table_rows(ROOT / "docs" / "metrics.md")]
+    assert sorted(name for name in listed if "/" in name) == sorted(logged)
 
 
 def test_quickstart_page_shows_the_banner() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -80,16 +79,3 @@ def test_pages_configure_what_there_is(block: str) -> None:
     for name, arguments in cfg.get("loggers", {}).items():
         assert isinstance(build_logger(name, arguments), HistoryLogger)
     assert set(cfg) <= {"scheduler", "optimizer", "callbacks", "loggers"}
-
-
-@pytest.mark.parametrize(
-    ("heading", "home"), [("per_stage", PerStageScheduler), ("warmup_stable_decay", WarmupStableDecay)]
-)
-def test_page_lists_every_argument(heading: str, home: type) -> None:
-    text = (DOCS / "schedules.md").read_text("utf-8").partition(f"`{heading}`\n")[2].partition("\n## ")[0]
-    listed = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.M))
-    parameters = inspect.signature(home).parameters.values()
-    defaults = {
-        p.name: "required" if p.default is inspect.Parameter.empty else f"`{p.default!r}`" for p in parameters
-    }
-    assert listed == defaults

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -275,16 +274,3 @@ def test_models_of_something_else() -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         PatchMonitor(**arguments)
-
-
-def test_page_lists_every_metric_and_argument() -> None:
-    root = Path(__file__).parents[2]
-    page = (root / "docs" / "monitor.md").read_text("utf-8")
-    source = (root / "patch_algorithm" / "monitoring" / "patch_monitor.py").read_text("utf-8")
-    assert set(re.findall(r"^\| `(patch_monitor/\w+)`", page, re.M)) == set(
-        re.findall(r'"(patch_monitor/\w+)"', source)
-    )
-    arguments = page.partition("### What it logs")[0]
-    listed = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", arguments, re.M))
-    defaults = {name: repr(p.default) for name, p in inspect.signature(PatchMonitor).parameters.items()}
-    assert listed == defaults
