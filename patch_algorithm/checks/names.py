@@ -23,7 +23,7 @@ class Known:
         keys: Known keys, and what is known of their values; ``None`` where anything goes.
         refuses: Whether a key that is not known ends the run; otherwise it is silently ignored.
         kind: What the keys are names of, such as ``algorithm``; empty for keys of a section.
-        name_kind: What the value of the key ``name`` is a name of.
+        name_kind: What the value of the key ``name`` is a name of; such a section must have that key.
         names: Names that ``name`` may have; ``None`` where that is not known.
     """
 
@@ -56,6 +56,8 @@ def check_names(config: Mapping[str, Any], known: Known, path: str = "") -> list
             if isinstance(part, Mapping):
                 found += check_names(part, below, full if index is None else f"{full}[{index}]")
     name = config.get("name")
+    if known.name_kind and name is None:
+        return [_missing_name(path, known.name_kind, config, found), *found]
     if known.names is not None and isinstance(name, str) and name not in known.names:
         found.append(_unknown_name(f"{path}.name", name, known.name_kind, known.names))
     return found
@@ -92,6 +94,22 @@ def _unknown(key: str, full: str, known: Known, config: Mapping[str, Any]) -> li
     elif not meant:
         fix = f"Known keys: {', '.join(sorted(known.keys))}."
     return [finding("unknown-key", f"{full} is not a known key.{guess}", "llm-foundry refuses it.", fix)]
+
+
+def _missing_name(path: str, kind: str, config: Mapping[str, Any], found: list[Finding]) -> Finding:
+    full = f"{path}.name"
+    # Of a section without a name nothing tells which keys it may have: one that looks like it is not known there.
+    meant = nearest("name", (key for key in map(str, config) if key != "name"), _VERY_NEAR)
+    if meant is not None:
+        found[:] = [one for one in found if not one.found.startswith(f"{path}.{meant} ")]
+    guess = "" if meant is None else f" Is {path}.{meant} meant to be it?"
+    fix = f"Set {full}." if meant is None else f"Rename {path}.{meant} to {full}."
+    return finding(
+        "missing-key",
+        f"{full} is missing: the name of the {kind}.{guess}",
+        "llm-foundry does not start without it.",
+        fix,
+    )
 
 
 def _sibling(full: str, key: str, meant: str) -> str:

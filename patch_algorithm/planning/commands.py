@@ -65,13 +65,17 @@ def init(
             metavar="NEW.yaml", help="The file to write; it must not exist.", rich_help_panel=OUTPUT
         ),
     ],
-    k: Annotated[int, typer.Option(help="Tokens per patch.", rich_help_panel="Method")] = 4,
+    k: Annotated[
+        int | None,
+        typer.Option(help="Tokens per patch; without it the file's, or 4.", rich_help_panel="Method"),
+    ] = None,
     ratio: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Share of the run that is trained in patches, or a time.", rich_help_panel="Method"
+            help="Share of the run that is trained in patches, or a time; without it the file's, or 2/3.",
+            rich_help_panel="Method",
         ),
-    ] = "2/3",
+    ] = None,
     schedule: Annotated[
         Schedule,
         typer.Option(

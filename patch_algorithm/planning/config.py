@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from composer.core import Time, TimeUnit
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from patch_algorithm.common.arguments import is_whole
+
+_NOT_FOUND = re.compile(r"Interpolation key '([^']+)' not found")
 
 __all__ = ["Values", "read_config", "resolved", "value_of"]
 
@@ -70,8 +74,29 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "the configuration"
-        raise ValueError(f"{key} cannot be resolved: {str(error).splitlines()[0]}") from error
+        text = str(error).splitlines()[0]
+        if isinstance(error, InterpolationKeyError):
+            text = _not_found(text, cfg)
+        raise ValueError(f"{key} cannot be resolved: {text}") from error
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _not_found(text: str, cfg: DictConfig) -> str:
+    """What a reference asks for in vain, and which key of the file is most like it."""
+    asked = _NOT_FOUND.search(text)
+    if asked is None:
+        return text
+    keys = list(_dotted_keys(OmegaConf.to_container(cfg, resolve=False)))
+    close = difflib.get_close_matches(asked[1], keys, n=1)
+    guess = f"; it has {close[0]}. Is one of the two misspelt?" if close else "."
+    return f"${{{asked[1]}}} refers to a key that the file does not have{guess}"
+
+
+def _dotted_keys(node: Any, above: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        full = f"{above}{key}"
+        yield full
+        yield from _dotted_keys(value, f"{full}.")
 
 
 class Values:

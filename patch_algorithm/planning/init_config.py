@@ -34,15 +34,15 @@ class InitOptions:
     """What is asked for.
 
     Attributes:
-        k: Tokens per patch.
-        ratio: The share of the run that is trained in patches, as in the YAML.
+        k: Tokens per patch; ``None`` for the file's, or 4.
+        ratio: The share of the run that is trained in patches, as in the YAML; ``None`` for the file's, or 2/3.
         data: The folder or URL of a converted data set; ``None`` to keep the data of the stock file.
         per_stage: Whether each stage gets the stock file's schedule, and the optimizer is reset between them,
             as in the paper; otherwise one warm-up, plateau and decay.
     """
 
-    k: int = 4
-    ratio: str = "2/3"
+    k: int | None = None
+    ratio: str | None = None
     data: str | None = None
     per_stage: bool = False
 
@@ -60,22 +60,20 @@ def rewrite(text: str, options: InitOptions) -> Document:
     Raises:
         ValueError: If it is not such a run, or cannot be made into a good one.
     """
-    whole_number("--k", options.k, 2)
-    ratio = _ratio(options.ratio)
-    parse_boundary(ratio, "--ratio")
     document = Document(text)
     cfg = OmegaConf.create(text)
     if not isinstance(cfg, DictConfig):
         raise ValueError("the YAML is not a mapping of keys to values.")
     run = RunFile.from_config(cfg)
+    k, ratio = _two_lines(run, options)
     L, T_before = _lengths(run)
     info = None if options.data is None else DatasetInfo.read(options.data)
-    T = options.k * L if info is None else _row_tokens(info, str(options.data))
+    T = k * L if info is None else _row_tokens(info, str(options.data))
     _variables(document, run)
-    _algorithm(document, run, options, L, ratio)
-    _rows(document, options, info, L, T)
+    _algorithm(document, run, options.per_stage, k, ratio, L)
+    _rows(document, options.data, info, k, L, T)
     _batch(document, run, T_before, T)
-    _schedule(document, run, options)
+    _schedule(document, run, options.per_stage, ratio)
     _optimizer(document, run)
     _vocabulary(document, run, info, str(options.data))
     document.set(
@@ -85,6 +83,23 @@ def rewrite(text: str, options: InitOptions) -> Document:
         before="callbacks",
     )
     return document
+
+
+def _two_lines(run: RunFile, options: InitOptions) -> tuple[int, float | str]:
+    """k and ratio: what is asked for, else what a file that has `patch_level` already says."""
+    given: dict[str, Any] = {"k": 4, "ratio": "2/3"}
+    if run.algorithm is not None:
+        written = run.config["algorithms"]["patch_level"] or {}
+        if more := sorted(set(written) - set(given)):
+            raise ValueError(
+                f"the file has algorithms.patch_level already, with {', '.join(more)} beside k and ratio. Check it "
+                "with `patch-level doctor`, or take it out first."
+            )
+        given |= written
+    k = whole_number("--k", given["k"] if options.k is None else options.k, 2)
+    ratio = given["ratio"] if options.ratio is None else _ratio(options.ratio)
+    parse_boundary(ratio, "--ratio")
+    return k, ratio
 
 
 def _ratio(given: str) -> float | str:
@@ -127,28 +142,26 @@ def _row_tokens(info: DatasetInfo, folder: str) -> int:
     return info.row_tokens["train"]
 
 
-def _algorithm(document: Document, run: RunFile, options: InitOptions, L: int, ratio: float | str) -> None:
-    if run.algorithm is not None:
-        raise ValueError("the file has algorithms.patch_level already; check it with `patch-level doctor`.")
+def _algorithm(document: Document, run: RunFile, per_stage: bool, k: int, ratio: float | str, L: int) -> None:
     section = ("algorithms", "patch_level")
     follows = run.config.get("max_seq_len") == L
-    document.set((*section, "k"), options.k, "tokens per patch", before="max_duration")
+    document.set((*section, "k"), k, "tokens per patch", before="max_duration")
     document.set((*section, "ratio"), ratio, "share of max_duration that is trained in patches")
     document.set(
         (*section, "seq_len"),
         "${max_seq_len}" if follows else L,
         "the model's context L; in the token stage longer rows are cut to it",
     )
-    if options.per_stage:
+    if per_stage:
         document.set((*section, "on_switch"), "reset", "as in the paper, with a warm-up in each stage")
 
 
-def _rows(document: Document, options: InitOptions, info: DatasetInfo | None, L: int, T: int) -> None:
-    why = f"rows of k * L = {options.k} * {L} tokens, so that positions stay {L} in both stages"
+def _rows(document: Document, data: str | None, info: DatasetInfo | None, k: int, L: int, T: int) -> None:
+    why = f"rows of k * L = {k} * {L} tokens, so that positions stay {L} in both stages"
     document.set(
         (*_TRAIN, "max_seq_len"),
         T,
-        why if info is None or T == options.k * L else "the length of the data's rows",
+        why if info is None or T == k * L else "the length of the data's rows",
     )
     if info is None:
         return
@@ -157,11 +170,11 @@ def _rows(document: Document, options: InitOptions, info: DatasetInfo | None, L:
         loaders.append(("eval_loader", "val" if "val" in info.row_tokens else "train"))
     for loader, split in loaders:
         document.set((loader, "name"), "pile", "checks rows and tokenizer before the first step")
-        document.set((loader, "dataset", "local"), options.data, "the converted data set")
+        document.set((loader, "dataset", "local"), data, "the converted data set")
         document.remove((loader, "dataset", "remote"), "the data is in local")
         document.set((loader, "dataset", "split"), split, "a split of this data set")
         document.remove((loader, "dataset", "tokenizer_name"), "no key of this loader")
-    tokenizer = os.path.join(str(options.data), "tokenizer")
+    tokenizer = os.path.join(str(data), "tokenizer")
     if os.path.isdir(tokenizer):
         document.set(("tokenizer", "name"), tokenizer, "the tokenizer that the data was written with")
 
@@ -190,11 +203,11 @@ def _batch(document: Document, run: RunFile, T_before: int, T: int) -> None:
         document.set(("max_duration",), f"{shorter}sp", "the same tokens in longer rows")
 
 
-def _schedule(document: Document, run: RunFile, options: InitOptions) -> None:
+def _schedule(document: Document, run: RunFile, per_stage: bool, ratio: float | str) -> None:
     name, arguments = run.scheduler.name, dict(run.scheduler.arguments)
     if name is None or name in _ONE_SCHEDULE:
         return
-    if options.per_stage:
+    if per_stage:
         document.set(("scheduler", "name"), "per_stage", "a schedule for each stage, as in the paper")
         for key, value in {"name": name, **arguments}.items():
             document.set(("scheduler", "scheduler", key), value, "of each stage")
@@ -207,9 +220,7 @@ def _schedule(document: Document, run: RunFile, options: InitOptions) -> None:
             document.remove(("scheduler", key), "no key of this scheduler")
     if not _warmup_fits(arguments.get("t_warmup"), run.max_duration):
         document.set(("scheduler", "t_warmup"), "0.05dur", "a twentieth of the run; the old one did not fit")
-    document.set(
-        ("scheduler", "t_decay"), _decay(_ratio(options.ratio)), "decay at the end, within the token stage"
-    )
+    document.set(("scheduler", "t_decay"), _decay(ratio), "decay at the end, within the token stage")
 
 
 def _warmup_fits(t_warmup: Any, length: Time[Any] | None) -> bool:

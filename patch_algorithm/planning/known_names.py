@@ -122,7 +122,7 @@ def known_names(config: Mapping[str, Any]) -> Known:
         config.get("optimizer"), "optimizer", "optimizers", own_code, {"disable_grad", "param_groups"}
     )
     keys["scheduler"] = _scheduler(config.get("scheduler"), own_code)
-    keys["tokenizer"] = Known({"name": None, "kwargs": None}, refuses=False)
+    keys["tokenizer"] = Known({"name": None, "kwargs": None}, refuses=False, name_kind="tokenizer")
     for name in ("train_loader", "eval_loader"):
         keys[name] = _loader(config.get(name), own_code)
     keys["model"] = _model(config.get("model"), own_code)

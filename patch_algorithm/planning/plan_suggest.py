@@ -26,6 +26,10 @@ _EQUAL_TOKENS = (
     "The proposal has steps of equal raw tokens, so it turns the run's constant_compute off: its ratio is a "
     "share of tokens. What a run computes does not depend on that, but how often it updates the weights does."
 )
+_WITHOUT_PATCHES = (
+    "Take algorithms.patch_level out of the file. Data that has longer rows already stays as it is, with its "
+    "max_seq_len and batch, and algorithms.patch_level: {k: 1}, which only cuts the rows (`--twin` writes that)."
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ def suggest(shape: StepShape, model: ModelFacts, budget: Budget) -> Suggestion:
     if k > 1 and budget.flops is not None:
         reasons = (*reasons, _on_compute(cost, model.parameters))
     constant = shape.plan.constant_compute
+    if k == 1 and shape.plan.stages:
+        reasons = (*reasons, _WITHOUT_PATCHES)
     return Suggestion(k, ratio, (token, cost), reasons, _yaml(used, cost, k, ratio, L, constant))
 
 

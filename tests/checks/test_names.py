@@ -49,6 +49,12 @@ KNOWN = Known(
         ),
         ({"optimizer": {"name": "lion"}}, "unknown-name", "no optimizer is registered as 'lion'."),
         ({"global_seed": 17}, "unknown-key", "global_seed is not a known key."),
+        (
+            {"optimizer": {"nme": "adamw", "lr": 1.0}},
+            "missing-key",
+            "optimizer.name is missing: the name of the optimizer. Is optimizer.nme meant to be it?",
+        ),
+        ({"optimizer": {"lr": 1.0}}, "missing-key", "optimizer.name is missing: the name of the optimizer."),
     ],
 )
 def test_misspelt(config: dict[str, Any], check: str, words: str) -> None:

@@ -138,6 +138,17 @@ def test_a_product_is_written_as_a_person_writes_it() -> None:
     assert "  weight_decay: 3.0e-05\n" in new
 
 
+def test_the_two_lines_may_be_there_already() -> None:
+    def result(line: str, **options: Any) -> dict[str, Any]:
+        text = MPT_SMALL_CPU.replace("algorithms:\n", f"algorithms:\n  patch_level: {line}\n")
+        return yaml.safe_load(rewrite(text, InitOptions(**options)).text)
+
+    assert result('{k: 4, ratio: "2/3"}') == rewritten(MPT_SMALL_CPU)
+    kept = result("{k: 2, ratio: 0.5}")
+    assert kept == rewritten(MPT_SMALL_CPU, k=2, ratio="0.5")
+    assert result("{k: 2, ratio: 0.5}", k=4)["algorithms"]["patch_level"]["k"] == 4
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -148,7 +159,7 @@ def test_a_product_is_written_as_a_person_writes_it() -> None:
         (["stock.yaml", "--out", "new.yaml", "--ratio", "soon"], "--ratio='soon'"),
         (["stock.yaml", "--out", "new.yaml", "--data", "none"], "holds no dataset.json"),
         (["finetuning.yaml", "--out", "new.yaml"], "train_loader.name is 'finetuning'"),
-        (["patched.yaml", "--out", "new.yaml"], "has algorithms.patch_level already"),
+        (["patched.yaml", "--out", "new.yaml"], "has algorithms.patch_level already, with seq_len"),
     ],
 )
 def test_bad_input(args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,10 @@ def test_context_and_vocabulary_of_a_hugging_face_config(tmp_path: Path) -> None
         ({"max_duration": "5iter"}, "max_duration='5iter'"),
         ({"train_loader": {"dataset": {"max_seq_len": "x"}}}, r"train_loader\.dataset\.max_seq_len is 'x'"),
         ({"train_loader": {"dataset": {"max_seq_len": "${nowhere}"}}}, "max_seq_len cannot be resolved"),
+        (
+            {"variables": {"row_tokns": 8}, "max_seq_len": "${variables.row_tokens}"},
+            r"\$\{variables\.row_tokens\} refers to a key that the file does not have; it has variables\.row_tokns",
+        ),
         ({"eval_loader": [{"label": "a"}, 3]}, r"eval_loader\[1\] is 3"),
         ({"global_train_batch_size": 0}, "global_train_batch_size is 0"),
         ({"device_train_microbatch_size": "many"}, "device_train_microbatch_size is 'many'"),

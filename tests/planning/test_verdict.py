@@ -152,6 +152,11 @@ def test_what_is_proposed(parameters: float, budget: Budget, k: int, ratio: str)
         assert cost.patch_share_of_tokens == pytest.approx(2 / 3 if ratio == "2/3" else 0.25, abs=0.001)
 
 
+def test_a_proposal_of_token_level_training_says_that_the_algorithm_has_to_go() -> None:
+    assert "Take algorithms.patch_level out" in " ".join(proposal(1e6, Budget(flops=1e15)).reasons)
+    assert "Take" not in " ".join(proposal(1e6, Budget(flops=1e15), algorithms={}).reasons)
+
+
 def test_a_proposal_is_yaml_of_a_run_that_it_costs() -> None:
     found = proposal(1e9, Budget(flops=1e20), algorithms={})
     changed = settings(**yaml.safe_load(found.yaml))
