@@ -98,7 +98,7 @@ def _unknown(key: str, full: str, known: Known, config: Mapping[str, Any]) -> li
 
 def _missing_name(path: str, kind: str, config: Mapping[str, Any], found: list[Finding]) -> Finding:
     full = f"{path}.name"
-    # Of a section without a name nothing tells which keys it may have: one that looks like it is not known there.
+    # A key that looks like a misspelt `name` is shown here, and not once more as an unknown one.
     meant = nearest("name", (key for key in map(str, config) if key != "name"), _VERY_NEAR)
     if meant is not None:
         found[:] = [one for one in found if not one.found.startswith(f"{path}.{meant} ")]

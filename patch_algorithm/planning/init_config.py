@@ -35,7 +35,7 @@ class InitOptions:
 
     Attributes:
         k: Tokens per patch; ``None`` for the file's, or 4.
-        ratio: The share of the run that is trained in patches, as in the YAML; ``None`` for the file's, or 2/3.
+        ratio: The share of the run that is trained in patches; ``None`` for the file's, or 2/3.
         data: The folder or URL of a converted data set; ``None`` to keep the data of the stock file.
         per_stage: Whether each stage gets the stock file's schedule, and the optimizer is reset between them,
             as in the paper; otherwise one warm-up, plateau and decay.
@@ -86,14 +86,14 @@ def rewrite(text: str, options: InitOptions) -> Document:
 
 
 def _two_lines(run: RunFile, options: InitOptions) -> tuple[int, float | str]:
-    """k and ratio: what is asked for, else what a file that has `patch_level` already says."""
+    """Patch size and ratio: what is asked for, else what a file that has `patch_level` already says."""
     given: dict[str, Any] = {"k": 4, "ratio": "2/3"}
     if run.algorithm is not None:
         written = run.config["algorithms"]["patch_level"] or {}
         if more := sorted(set(written) - set(given)):
             raise ValueError(
-                f"the file has algorithms.patch_level already, with {', '.join(more)} beside k and ratio. Check it "
-                "with `patch-level doctor`, or take it out first."
+                f"the file has algorithms.patch_level already, with {', '.join(more)} beside k and "
+                "ratio. Check it with `patch-level doctor`, or take it out first."
             )
         given |= written
     k = whole_number("--k", given["k"] if options.k is None else options.k, 2)

@@ -28,7 +28,8 @@ _EQUAL_TOKENS = (
 )
 _WITHOUT_PATCHES = (
     "Take algorithms.patch_level out of the file. Data that has longer rows already stays as it is, with its "
-    "max_seq_len and batch, and algorithms.patch_level: {k: 1}, which only cuts the rows (`--twin` writes that)."
+    "max_seq_len and batch, and algorithms.patch_level: {k: 1}, which only cuts the rows (`--twin` writes "
+    "that)."
 )
 
 
