@@ -94,9 +94,11 @@ def _examine(cfg: DictConfig, path: str, starts_here: bool) -> list[Finding]:
     except ValueError as error:
         known = any(one.id in ("unknown-key", "unknown-name") and _same_key(one, error) for one in found)
         return found if known else [*found, _bad_value(error)]
+    named = any(one.id == "unknown-key" and one.found.startswith("scheduler.") for one in found)
     for check in _CHECKS:
         found += check(run, run_clock(run), starts_here)
-    return found
+    # A misspelt argument is why the scheduler cannot be built, and says it better.
+    return [one for one in found if not (named and one.id == "schedule-refused")]
 
 
 def _bad_value(error: ValueError) -> Finding:

@@ -153,6 +153,22 @@ def test_llm_foundrys_cosine_and_rows_of_the_context(healthy: dict[str, Any], tm
     assert ids(changed) == ["rate-low-at-switch", "rows-of-context"]
 
 
+def test_a_misspelt_argument_of_the_scheduler_is_said_once(healthy: dict[str, Any]) -> None:
+    changed = {"name": "cosine_with_warmup", "t_wamup": "10ba"}
+    assert ids(healthy, scheduler=changed) == ["unknown-key"]
+
+
+@pytest.mark.parametrize(
+    "section", ["model", "tokenizer", "optimizer", "scheduler", "train_loader", "eval_loader"]
+)
+def test_a_misspelt_name_is_an_error(healthy: dict[str, Any], section: str) -> None:
+    changed = {("nme" if key == "name" else key): value for key, value in healthy[section].items()}
+    errors = [one for one in found(healthy, **{section: changed}) if one.severity is Severity.error]
+    assert [one.id for one in errors] == ["missing-key"]
+    assert errors[0].found.startswith(f"{section}.name is missing")
+    assert f"Is {section}.nme meant" in errors[0].found
+
+
 def test_rows_that_llm_foundry_cuts_short(healthy: dict[str, Any]) -> None:
     (lost,) = [
         one for one in found(healthy, train_loader__dataset__max_seq_len=8) if one.id == "rows-cut-short"
