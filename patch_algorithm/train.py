@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -63,7 +64,7 @@ def main(args: list[str], command: str = "patch_algorithm.train") -> int:
     try:
         cfg = read_config(args[0], args[1:])
         findings, known_ids = check_start(cfg, args[0])
-        if _show(findings, args[0], command):
+        if _show(findings, args, command):
             return 2
         prepare(cfg)
     except ValueError as error:
@@ -104,19 +105,22 @@ def _settle_process() -> None:
     logging.getLogger("patch_algorithm").setLevel(logging.INFO)
 
 
-def _show(findings: list[Any], path: str, command: str) -> bool:
+def _show(findings: list[Any], args: list[str], command: str) -> bool:
     """Shows what the checks have found, once; returns whether the run must not start."""
     from patch_algorithm.checks import Severity
     from patch_algorithm.checks.rendering import as_block
+    from patch_algorithm.common.redaction import redact
 
     fatal = any(one.severity is Severity.error for one in findings)
     # What is wrong with one machine may be right on another: errors are shown by each.
     shows = os.environ.get("LOCAL_RANK" if fatal else "RANK", "0") == "0"
-    block = as_block(findings, f"{command}: {path}")
+    block = as_block(findings, f"{command}: {args[0]}")
     if block and shows:
         sys.stdout.flush()
         advice = "why" if not fatal else "why; nothing was built"
-        sys.stderr.write(f"{block}\n  `patch-level doctor --here {path}` says {advice}.\n")
+        # With the same overrides: without them the file may be another run.
+        run = redact(shlex.join(args))
+        sys.stderr.write(f"{block}\n  `patch-level doctor --here {run}` says {advice}.\n")
     return fatal
 
 

@@ -42,7 +42,7 @@ _SECRETS = [
 ]
 _BY_THEIR_LOOK = re.compile(
     r"""\b(?:
-    (?:hf|api_org)_[A-Za-z0-9]{10,}  # Hugging Face
+    (?!hf_checkpointer\b)(?:hf|api_org)_[A-Za-z0-9]{10,}  # Hugging Face; the name is llm-foundry's callback
     | sk-[\w-]{8,}  # OpenAI, Anthropic
     | gh[pousr]_\w{8,} | github_pat_\w{8,} | glpat-[\w-]{8,}  # GitHub, GitLab
     | (?:AKIA|ASIA)[A-Z0-9]{12,} | AIza[\w-]{20,} | ya29\.[\w-]{8,}  # AWS, Google

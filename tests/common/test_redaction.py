@@ -103,6 +103,7 @@ def test_secrets_are_hidden(text: str, secret: str) -> None:
         "passes-over-data: read 0.41 times",
         "tokens per position: 4; token stage: 300 steps; tokens: 26000000000",
         "optimizer.lr=6.0e-4 and betas: [0.9, 0.95]",
+        "callbacks.hf_checkpointer: `hf_checkpointer` writes the export",
         "train_loader.dataset is {'streams': {'a': {'remote': 's3://bucket/a'}}}",
         "key: value, keys: known",
     ],

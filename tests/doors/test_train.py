@@ -73,6 +73,7 @@ def test_an_error_stops_a_run_before_anything_is_built(
     told = capsys.readouterr().err
     assert "algorithms.patch_level.raito is not a known key. Did you mean ratio?" in " ".join(told.split())
     assert "nothing was built" in told
+    assert f"doctor --here {path} algorithms.patch_level.raito=0.5 " in told, "with the overrides"
     assert "Traceback" not in told
     assert not (tmp_path / "run").exists()
 
