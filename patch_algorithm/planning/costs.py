@@ -197,7 +197,8 @@ def step_shape(run: RunFile, model: ModelFacts, devices: int = 1) -> StepShape:
         raise ValueError("max_duration is missing.")
     clock = run_clock(run)
     if clock is None or clock.end is None:
-        raise ValueError(_uncounted(run.max_duration, run.train_loader.dataset.local))
+        folder = None if run.changes_data else run.train_loader.dataset.local
+        raise ValueError(_uncounted(run.max_duration, folder))
     if clock.end < 1:
         raise ValueError(f"max_duration={run.max_duration.to_timestring()!r} is less than a step.")
     # Without the algorithm nobody cuts rows.
@@ -213,7 +214,7 @@ def step_shape(run: RunFile, model: ModelFacts, devices: int = 1) -> StepShape:
         microbatch=given if isinstance(given, int) else None,
         scales_microbatch=run.algorithm is not None and run.algorithm.scale_microbatch,
         logit_bytes=2 if run.precision in _HALF_PRECISIONS else 4,
-        data_tokens=None if on_disk is None else on_disk.tokens,
+        data_tokens=None if on_disk is None or run.changes_data else on_disk.tokens,
     )
 
 

@@ -65,6 +65,11 @@ def _head(plan: Plan) -> list[str]:
     )
     if constant:
         lines.append("Constant compute: a patch step takes k times the rows of a token step")
+    if plan.run.changes_data:
+        lines += wrapped(
+            "callbacks.curriculum_learning changes the dataset on the way. All steps are counted with the "
+            "rows of train_loader; the other datasets are not read here."
+        )
     if model.fault:
         lines += wrapped(f"FLOPs are not known: {model.fault}. Compute is counted in positions.")
     return lines

@@ -23,6 +23,7 @@ from patch_algorithm.stages.plan import StagePlan, require_equal_steps
 __all__ = ["DataSection", "Loader", "ModelSection", "Named", "RunFile"]
 
 _ALGORITHM = "algorithms.patch_level"
+_CHANGES_DATA = "curriculum_learning"
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,15 @@ class RunFile:
         return None if T is None or rows is None else T * rows
 
     @property
+    def changes_data(self) -> bool:
+        """Whether a callback goes on with other data than that of ``train_loader``."""
+        return _CHANGES_DATA in self.callbacks
+
+    @property
     def batches_per_epoch(self) -> int | None:
-        """Steps in an epoch, by the rows on disk."""
+        """Steps in an epoch, by the rows on disk; not where later epochs read other data."""
+        if self.changes_data:
+            return None
         return _batches_per_epoch(self.train_loader, self.global_train_batch_size)
 
     @classmethod
@@ -194,7 +202,9 @@ class RunFile:
         train_loader = _loader(top.section("train_loader"), builds_own_data(top))
         global_batch = top.whole("global_train_batch_size")
         max_duration = top.time("max_duration")
-        length = _length(max_duration, _batches_per_epoch(train_loader, global_batch))
+        changes_data = _CHANGES_DATA in top.section("callbacks").mapping
+        per_epoch = None if changes_data else _batches_per_epoch(train_loader, global_batch)
+        length = _length(max_duration, per_epoch)
         algorithm = _algorithm(top.section("algorithms"))
         return cls(
             path=path,

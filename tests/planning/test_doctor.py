@@ -195,6 +195,16 @@ def test_remote_data_is_said_not_to_be_read(healthy: dict[str, Any], tmp_path: P
     assert "s3://bucket/pile is remote and was not read" in one.found
 
 
+def test_a_curriculum_is_said_not_to_be_read(healthy: dict[str, Any]) -> None:
+    curriculum = {"duration": "200tok", "schedule": [{"duration": "200tok", "dataset": {"local": "other"}}]}
+    healthy["callbacks"] = {"curriculum_learning": curriculum}
+    said = found(healthy)
+    assert "data-repeated" not in [one.id for one in said], "of the first dataset it does not read all"
+    (skip,) = [one for one in said if one.id == "data-missing"]
+    assert skip.severity is Severity.skipped
+    assert "callbacks.curriculum_learning.schedule names datasets" in skip.found
+
+
 def test_an_epoch_of_unknown_length_leaves_the_rate_unchecked_and_says_so(healthy: dict[str, Any]) -> None:
     streams = {"one": {"local": "/none", "split": "train"}}
     changes: dict[str, Any] = {

@@ -46,6 +46,13 @@ def test_text_and_picture(tmp_path: Path) -> None:
     assert max(map(len, done.output.splitlines())) < 150
 
 
+def test_a_curriculum_is_said_not_to_be_counted(tmp_path: Path) -> None:
+    curriculum = {"duration": "1tok", "schedule": [{"duration": "1tok", "dataset": {}}]}
+    done = call(written(tmp_path, callbacks={"curriculum_learning": curriculum}), *TIMES)
+    assert done.exit_code == 0, done.output
+    assert "the other datasets are not read here" in " ".join(done.output.split())
+
+
 def test_json_holds_the_numbers(tmp_path: Path) -> None:
     out = tmp_path / "twin.yaml"
     done = call(written(tmp_path), *TIMES, "--json", "--suggest", "--flops", "1e12", "--twin", str(out))
