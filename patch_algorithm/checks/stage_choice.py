@@ -96,7 +96,7 @@ def _short(steps: int, resets: bool) -> Finding:
     after = " after a reset of the optimizer" if resets else ""
     return finding(
         "token-stage-short",
-        f"The token stage has {steps:,} steps{after}.",
+        f"The token stage has {steps:,} step{'' if steps == 1 else 's'}{after}.",
         "The loss is high right after the switch. The paper's 370M run passed its baseline after about three "
         "quarters of a token stage of 60,000 steps.",
         "Lengthen the run or lower ratio" + (", or use on_switch: carry." if resets else "."),

@@ -28,6 +28,11 @@ def test_stages(ks: list[int], switch: int | None, end: int | None, reset: bool,
     assert [one.id for one in check_stage_choice(ks, switch, end, reset)] == expected
 
 
+@pytest.mark.parametrize(("end", "words"), [(3, "has 1 step."), (4, "has 2 steps.")])
+def test_one_step_is_one_step(end: int, words: str) -> None:
+    assert words in check_stage_choice([4], 2, end, False)[0].found
+
+
 # Tables 3 and 4 of arXiv 2407.12665: tokens per parameter, perplexity of the patch run and of the token run.
 PUBLISHED = {
     122: (12.84, 12.50),

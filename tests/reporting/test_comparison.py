@@ -140,6 +140,12 @@ def test_an_unfinished_subject_has_to_end_first(tmp_path: Path) -> None:
     assert "Let patch come to the end of the schedule first." in data.text
 
 
+def test_a_subject_without_an_evaluation_at_its_end_needs_one(tmp_path: Path) -> None:
+    data, _ = both(make_report([run(tmp_path / "patch", every=0), run(tmp_path / "twin", SAME_DATA)]))
+    assert "patch cannot be judged: it has no evaluation at its end" in data.text
+    assert "Repeat it with an eval_loader and eval_interval: 1dur, which evaluates at the end." in data.text
+
+
 def test_a_broken_off_subject_is_told_to_end_whatever_the_baselines(tmp_path: Path) -> None:
     patch = run(tmp_path / "patch", stop=50, ends=False)
     for verdict in make_report([patch, run(tmp_path / "twin", SAME_DATA)]).verdicts:
