@@ -144,7 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--table6", action="store_true", help="the paper's sizes at k 1 and 4, sharded by FSDP"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="tiny sizes on any machine; times mean nothing"
+        "--dry-run", action="store_true", help="tiny sizes, also without a GPU; times mean nothing"
     )
     parser.add_argument("--profile", type=Path, help="folder for a profile of each case")
     parser.add_argument("--out", type=Path, help="folder for the dated report; printed if not given")

@@ -9,7 +9,7 @@ from pathlib import Path
 from composer.core import Time, Timestamp
 
 from patch_algorithm.algorithm import PatchLevel
-from patch_algorithm.planning.verdict_evidence import EQUAL_COMPUTE, EQUAL_DATA
+from patch_algorithm.planning.verdict_evidence import EQUAL_COMPUTE, EQUAL_DATA, study_cells
 from patch_algorithm.stages.compute import planned_share
 
 __all__ = ["cost", "pages"]
@@ -71,6 +71,15 @@ def _equal_compute() -> str:
         "| source | parameters | tokens per parameter | k | r | nats | note |",
         "|---|--:|--:|--:|--:|--:|---|",
     ]
+    for cell in study_cells():
+        if cell.hold == "positions":
+            (k, share), *_ = cell.stages
+            size, tokens = _size(cell.parameters), f"{cell.tokens_per_parameter:g}"
+            bits = f"{_signed(cell.bits_per_byte)} bits a byte ({_signed(cell.low)} to {_signed(cell.high)})"
+            lines.append(
+                f"| our study | {size} | {tokens} | {k} | {share:g} | {_signed(cell.nats_per_token)} | "
+                f"{cell.seeds} seeds; {bits} |"
+            )
     for point in EQUAL_COMPUTE:
         tokens = "-" if point.tokens_per_parameter is None else f"{point.tokens_per_parameter:g}"
         lines.append(

@@ -74,9 +74,7 @@ def _at_switch(curve: RateCurve) -> Finding | None:
         f"scheduler {curve.scheduler}: {_percent(left)} of the peak learning rate is left at the switch "
         f"(step {curve.switch:,} of {curve.end:,}).",
         "The model has to learn again at the switch. The papers start the token stage at the full rate: a "
-        "new cosine (arXiv 2407.12665), or a plateau over the switch (2605.06546). In a pilot (0.5M "
-        "parameters, one seed) one cosine over the run ended at 4.199 nats, warm-up, plateau and decay at "
-        "4.033.",
+        "new cosine (arXiv 2407.12665), or a plateau over the switch (2605.06546).",
         _ONE_PLATEAU,
     )
 

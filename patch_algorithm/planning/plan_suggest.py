@@ -11,7 +11,7 @@ from composer.core import Time, TimeUnit
 from patch_algorithm.planning.costs import RunCost, StepShape, cost_of
 from patch_algorithm.planning.costs_model import ModelFacts
 from patch_algorithm.planning.plan_numbers import number
-from patch_algorithm.planning.verdict import GAIN_FROM, NO_GAIN_BELOW, RESIDUAL, Answer, judge
+from patch_algorithm.planning.verdict import GAIN_FROM, NO_GAIN_BELOW, RESIDUAL, Answer, judge, small_models
 from patch_algorithm.stages.plan import Stage, StagePlan
 
 __all__ = ["Budget", "Suggestion", "suggest"]
@@ -110,8 +110,8 @@ def _choice(parameters: int, budget: Budget) -> tuple[int, str, tuple[str, ...]]
             1,
             "0",
             (
-                f"Train at token level: no run below {number(NO_GAIN_BELOW)} parameters that we know of has "
-                f"gained from patches, and this model has {number(parameters)}.",
+                f"Train at token level. This model has {number(parameters)} parameters; below "
+                f"{number(NO_GAIN_BELOW)} all that we know of is {small_models()}.",
             ),
         )
     if budget.tokens is None:

@@ -18,13 +18,13 @@ from patch_algorithm.planning.verdict_evidence import (
     study_cells,
 )
 
-__all__ = ["GAIN_FROM", "NO_GAIN_BELOW", "RESIDUAL", "Answer", "Verdict", "judge"]
+__all__ = ["GAIN_FROM", "NO_GAIN_BELOW", "RESIDUAL", "Answer", "Verdict", "judge", "small_models"]
 
 RESIDUAL = 0.0025
 """Standard deviation of the paper's seven points around the fit, in nats."""
 
 NO_GAIN_BELOW = 5e6
-"""Parameters below which no run that we know of has gained at equal compute."""
+"""Parameters below which all that is known of equal compute is our own study."""
 GAIN_FROM = 1e8
 """Parameters from which on the public runs have."""
 _FITTED = (min(p.tokens_per_parameter for p in EQUAL_DATA), max(p.tokens_per_parameter for p in EQUAL_DATA))
@@ -111,7 +111,9 @@ def _compute_answer(run: RunCost, parameters: int, k: int) -> Answer:
     if run.stages[-1].in_patches or run.patch_share_of_compute > _MOST_IN_PATCHES:
         return Answer.no
     if parameters < NO_GAIN_BELOW:
-        return Answer.no
+        twin = run.raw_tokens * run.positions_share / parameters
+        gained = [cell.tokens_per_parameter for cell in _at_equal_compute() if cell.high < 0]
+        return Answer.no if twin < min(gained, default=math.inf) else Answer.unknown
     return Answer.yes if parameters >= GAIN_FROM and k <= _LARGEST_K else Answer.unknown
 
 
@@ -170,7 +172,7 @@ def _equal_compute(run: RunCost, answer: Answer) -> str:
             "switch. There is a second-hand report, which cannot be checked, that nanochat's baseline was "
             "not beaten"
         ),
-        Answer.no: f"no run below {number(NO_GAIN_BELOW)} parameters that we know of won",
+        Answer.no: f"below {number(NO_GAIN_BELOW)} parameters all that we know of is {small_models()}",
         Answer.unknown: "nothing is settled for this size and patch size",
     }[answer]
     if run.stages[-1].in_patches or run.patch_share_of_compute > _MOST_IN_PATCHES:
@@ -180,6 +182,22 @@ def _equal_compute(run: RunCost, answer: Answer) -> str:
         )
     share = f"{100 * run.positions_share:.0f} %"
     return f"Equal compute (token-only training on {share} of these tokens): {meaning}."
+
+
+def small_models() -> str:
+    """What our own study found at equal compute, in words."""
+    cells = _at_equal_compute()
+    ends = ", ".join(
+        f"{abs(cell.bits_per_byte):.3f} {'above' if cell.bits_per_byte > 0 else 'below'} at "
+        f"{cell.tokens_per_parameter:g} tokens per parameter"
+        for cell in cells
+    )
+    sizes = " and ".join(dict.fromkeys(number(cell.parameters) for cell in cells))
+    return f"our own study of {sizes} parameters, where patch runs ended, in bits a byte, {ends}"
+
+
+def _at_equal_compute() -> list[StudyCell]:
+    return [cell for cell in study_cells() if cell.hold == "positions"]
 
 
 def _points(parameters: int, k: int) -> tuple[EqualComputePoint, ...]:

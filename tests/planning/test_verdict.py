@@ -54,7 +54,8 @@ def test_the_fit_is_that_of_the_papers_seven_points() -> None:
         (1.3e9, 20, Answer.no, Answer.yes, "Yes if compute is what limits you"),
         (30e6, 20, Answer.no, Answer.unknown, "Not known"),
         (1e6, 2, Answer.no, Answer.no, "No. Expect a higher loss"),
-        (1e6, 900, Answer.yes, Answer.no, "No result for a run like this"),
+        (1e6, 100, Answer.no, Answer.no, "No. Expect a higher loss"),
+        (1e6, 900, Answer.yes, Answer.unknown, "Not known"),
     ],
 )
 def test_the_answers(

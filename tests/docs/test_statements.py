@@ -1,0 +1,227 @@
+"""Statements that were wrong once, each with what keeps it right.
+
+=======================================================  =====================================================
+statement                                                kept right by
+=======================================================  =====================================================
+method card: whose ``warmup_stable_decay`` is            ``test_our_scheduler_is_called_ours``
+method card: what is refused                             ``test_what_is_refused_is_one_list``, and the tests
+                                                         that ``docs/compatibility.md`` names, which exist
+README, resuming: "bitwise" and its conditions           ``test_bitwise_has_its_conditions``
+data: what becomes of the last partial row               ``test_the_last_partial_row_is_not_kept``
+README: what ``patch_monitor`` logs (no "cost")          ``test_the_readme_names_what_is_logged``
+README, install: on which machines                       ``test_linux_is_said``
+pyproject: "half the compute, the same architecture"     ``test_the_description_is_true``
+README: what one sees of the quickstart                  ``test_the_readme_shows_the_recorded_quickstart``
+install: wheels of flash-attn                            ``test_flash_attention_is_that_of_the_lock_file``
+findings: "no comparison", what was searched, and when   ``test_what_was_not_found_says_where_it_was_searched``
+figures of a pilot without date or script                ``test_no_figure_of_a_pilot``
+README, FAQ, method card: the study's figures            ``test_the_studys_figures``
+README, method card: the papers' figures                 ``test_the_papers_figures``
+=======================================================  =====================================================
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from patch_algorithm.checks.stage_choice import BREAK_EVEN, loss_difference
+from patch_algorithm.planning.verdict_evidence import EQUAL_COMPUTE, EQUAL_DATA, SUPERPOSITION, study_cells
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
+
+# In the method card; the row of docs/compatibility.md; the code's message.
+REFUSED = (
+    ("a second `patch_level`", "a second `patch_level`", "There are two patch_level algorithms"),
+    ("`SeqLengthWarmup`", "Composer's `SeqLengthWarmup`", "cannot run together with SeqLengthWarmup"),
+    ("`LabelSmoothing`", "Composer's `LabelSmoothing`", "cannot run together with LabelSmoothing"),
+    ("`alibi` with shortened rows", "`alibi`, rows shortened", "an Alibi of train_sequence_length_scaling"),
+    ("stopping on a train metric", "by a train metric", "watches the train metric"),
+    ("second derivatives", "second derivatives", "second derivatives, which the patch loss does not have"),
+    ("tensor parallelism", "tensor parallelism", "does not support tensor parallelism"),
+    ("prompt tuning", "prompt tuning", "is tuned by prompts"),
+)
+
+
+def words(path: Path) -> str:
+    return " ".join(path.read_text("utf-8").split())
+
+
+README = words(ROOT / "README.md")
+CARD = words(DOCS / "method-card.md")
+
+
+def paragraphs(*paths: Path) -> Iterator[tuple[str, str]]:
+    for path in paths:
+        for text in re.split(r"\n\s*\n", path.read_text("utf-8")):
+            yield path.name, " ".join(text.split())
+
+
+def compatibility() -> list[list[str]]:
+    lines = (DOCS / "compatibility.md").read_text("utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+
+
+def test_our_scheduler_is_called_ours() -> None:
+    (ours,) = entry_points(group="llmfoundry_schedulers", name="warmup_stable_decay")
+    assert ours.value.startswith("patch_algorithm.")
+    assert "This package's scheduler [`warmup_stable_decay`]" in CARD
+    for path in PAGES:
+        assert not re.search(r"llm-foundry's (scheduler )?\[?`warmup_stable_decay", words(path)), path.name
+
+
+def test_what_is_refused_is_one_list() -> None:
+    sys.path.insert(0, str(DOCS / "_ext"))
+    try:
+        from generated_errors import messages  # pyright: ignore[reportMissingImports]
+    finally:
+        sys.path.pop(0)
+    said = [one.text for one in messages()]
+    rows = [row[0] for row in compatibility() if row[1].startswith("refused") and "itself" not in row[1]]
+    assert len(rows) == len(REFUSED)
+    refused = CARD.partition("- **Refused**")[2].partition(" - **")[0]
+    listed = re.split(r",\s", refused.partition(": ")[2].rstrip("."))
+    assert sorted(listed) == sorted(card for card, _, _ in REFUSED)
+    for _, row, message in REFUSED:
+        assert sum(row in one for one in rows) == 1, row
+        assert any(message in one for one in said), message
+
+
+def test_tests_that_the_page_names_exist() -> None:
+    named = {name for row in compatibility() for name in re.findall(r"`([\w/]+\.py)`", row[-1])}
+    assert len(named) > 15
+    for name in named:
+        assert (ROOT / "tests" / name).is_file(), name
+    for row in compatibility():
+        if row[1].startswith(("tested", "refused", "GPU test")):
+            assert re.search(r"`[\w/]+\.py`|the whole suite", row[2]) or row[0] == "a second `patch_level`", (
+                row
+            )
+
+
+def test_bitwise_has_its_conditions() -> None:
+    promised = [
+        (name, text)
+        for name, text in paragraphs(ROOT / "README.md", DOCS / "resume.md", DOCS / "method-card.md")
+        if re.search(r"bitwise|bit by bit", text) and re.search(r"resume", text)
+    ]
+    assert {"README.md", "resume.md"} <= {name for name, _ in promised}
+    for name, text in promised:
+        for condition in ("fp32", "as many ranks", "deterministic mode", "dropout", "epoch"):
+            assert condition in text, f"{name}: {condition}"
+    assert "| bitwise, [under conditions](resume.md) |" in words(DOCS / "faq.md")
+
+
+def test_the_last_partial_row_is_not_kept() -> None:
+    assert "Only the last partial row of each stream is left out" in words(DOCS / "data.md")
+    for path in PAGES:
+        assert not re.search(r"every (document|token) exactly", words(path)), path.name
+
+
+def test_the_readme_names_what_is_logged() -> None:
+    (row,) = re.findall(r"^\| `callbacks: patch_monitor`.*$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert "cost" not in row
+    listed = words(DOCS / "metrics.md")
+    for said, metric in (
+        ("tokens a second", "patch_monitor/raw_tokens_per_sec"),
+        ("FLOPs", "patch_monitor/flops"),
+        ("time left", "patch_monitor/seconds_left"),
+    ):
+        assert said in row
+        assert metric in listed, metric
+
+
+def test_linux_is_said() -> None:
+    assert "You need Linux" in README
+    assert words(DOCS / "install.md").startswith("# Install Linux and Python")
+    for path in PAGES:
+        assert "any machine" not in words(path), path.name
+
+
+def test_the_description_is_true() -> None:
+    (said,) = re.findall(r'^description = "(.*)"$', PROJECT, re.M)
+    assert said.endswith("half the pre-training compute, the same architecture.")
+    k, ratio = 4, 2 / 3
+    assert ratio / k + 1 - ratio == pytest.approx(0.5)
+    assert "for half the compute on the same data (k = 4, two thirds of the tokens in patches)" in README
+
+
+def test_the_readme_shows_the_recorded_quickstart() -> None:
+    run = json.loads((DOCS / "pictures" / "runs.json").read_text("utf-8"))[0]
+    losses = [loss for _, loss in run["losses"]]
+    at_switch, at_end = re.findall(r"([\d.]+) at the switch \(batch 300\), ([\d.]+) at the end", README)[0]
+    assert min(abs(loss - float(at_switch)) for loss in losses) < 0.001
+    assert losses[-1] == pytest.approx(float(at_end), abs=0.001)
+    assert f"[batch 300] eval loss (token level) {at_switch}" in README
+    for path in (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "index.md", DOCS / "your-config.md"):
+        assert "jump" not in words(path), path.name
+
+
+def test_flash_attention_is_that_of_the_lock_file() -> None:
+    page, lock = words(DOCS / "install.md"), (ROOT / "uv.lock").read_text("utf-8")
+    (pinned,) = re.findall(r'"flash-attn==([\w.]+);', PROJECT)
+    entry = lock.partition('name = "flash-attn"\nversion = ')[2].partition("[[package]]")[0]
+    assert entry.startswith(f'"{pinned}"')
+    assert f"`flash-attn` {pinned}, the version llm-foundry 0.22 asks for. PyPI has only its sources." in page
+    assert "sdist = " in entry
+    assert "wheels = " not in entry
+    # The release's wheels are of CUDA 12, torch 2.7 and CPython 3.10 to 3.12: as long as these are ours.
+    assert "has one for CUDA 12, torch 2.7 and Python 3.10 to 3.12" in page
+    assert pinned == "2.7.4.post1"
+    assert 'requires-python = ">=3.10,<3.13"' in PROJECT
+    assert re.search(r'name = "torch"\nversion = "2\.7\.\d', lock)
+
+
+def test_what_was_not_found_says_where_it_was_searched() -> None:
+    section = words(DOCS / "findings.md").partition("## What neither paper has")[2]
+    assert (
+        "We searched both papers, the authors' code and issues, and the replications, in November" in section
+    )
+    for name, text in paragraphs(*PAGES):
+        assert not re.search(r"\b(nobody|no one) has\b", text, re.I), name
+        if "We found no comparison" in text:
+            assert re.search(r"\w+ 20\d\d\)", text), f"{name} says not when it was searched: {text[:60]}"
+
+
+def test_no_figure_of_a_pilot() -> None:
+    texts = [*PAGES, *(ROOT / "patch_algorithm").rglob("*.py"), *(ROOT / "yamls").rglob("*.yaml")]
+    for path in texts:
+        assert not re.search(r"\b(our|a|the) pilot\b", path.read_text("utf-8"), re.I), path.name
+
+
+def test_the_studys_figures() -> None:
+    cells = {cell.tokens_per_parameter: cell for cell in study_cells() if cell.hold == "positions"}
+    at = {tokens: f"{abs(cells[tokens].bits_per_byte):.3f}" for tokens in (20, 40, 80)}
+    assert [cells[tokens].low > 0 for tokens in (20, 40)] == [True, True]
+    assert cells[80].high < 0
+    assert {cells[tokens].seeds for tokens in at} == {3}
+    assert f"{at[20]} bits per byte above token-only training at 20 tokens per parameter" in README
+    assert f"{at[40]} above at 40, and {at[80]} below at 80" in README
+    lost = "patches lost at 20 and 40 tokens per parameter and gained a little at 80"
+    assert lost in README
+    assert lost in CARD
+    assert "at 20 and 40 tokens per parameter, and slightly below it at 80" in words(DOCS / "faq.md")
+
+
+def test_the_papers_figures() -> None:
+    for point in EQUAL_DATA:
+        if point.tokens == 360e9:
+            assert f"| {point.token_perplexity:.2f} | {point.patch_perplexity:.2f} |" in README
+    few, many = EQUAL_DATA[0].nats, EQUAL_DATA[3].nats
+    assert f"{few:+.3f} nats at 370M parameters and 45 billion tokens, {many:+.3f} at 360 billion" in CARD
+    gains = [point.nats for point in EQUAL_COMPUTE if point.parameters >= 1e8]
+    assert (round(-max(gains), 2), round(-min(gains), 2)) == (0.04, 0.13)
+    assert "all published pairs ended 0.04 to 0.13 nats lower" in README
+    assert sum(point.source == SUPERPOSITION for point in EQUAL_COMPUTE) == 4
+    assert "in all four of its comparisons" in README
+    assert round(loss_difference(20), 2) == 0.07
+    assert f"about 0.07 nats at 20 tokens per parameter, nothing at about {BREAK_EVEN}" in README
