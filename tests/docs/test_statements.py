@@ -1,23 +1,23 @@
 """Statements that were wrong once, each with what keeps it right.
 
-=======================================================  =====================================================
-statement                                                kept right by
-=======================================================  =====================================================
-method card: whose ``warmup_stable_decay`` is            ``test_our_scheduler_is_called_ours``
-method card: what is refused                             ``test_what_is_refused_is_one_list``, and the tests
-                                                         that ``docs/compatibility.md`` names, which exist
-README, resuming: "bitwise" and its conditions           ``test_bitwise_has_its_conditions``
-data: what becomes of the last partial row               ``test_the_last_partial_row_is_not_kept``
-README: what ``patch_monitor`` logs (no "cost")          ``test_the_readme_names_what_is_logged``
-README, install: on which machines                       ``test_linux_is_said``
-pyproject: "half the compute, the same architecture"     ``test_the_description_is_true``
-README: what one sees of the quickstart                  ``test_the_readme_shows_the_recorded_quickstart``
-install: wheels of flash-attn                            ``test_flash_attention_is_that_of_the_lock_file``
-findings: "no comparison", what was searched, and when   ``test_what_was_not_found_says_where_it_was_searched``
-figures of a pilot without date or script                ``test_no_figure_of_a_pilot``
-README, FAQ, method card: the study's figures            ``test_the_studys_figures``
-README, method card: the papers' figures                 ``test_the_papers_figures``
-=======================================================  =====================================================
+=======================================================  ====================================================
+statement                                               kept right by
+=======================================================  ====================================================
+method card: whose ``warmup_stable_decay`` is           ``test_our_scheduler_is_called_ours``
+method card: what is refused                            ``test_what_is_refused_is_one_list``, and the tests
+                                                        that ``docs/compatibility.md`` names, which exist
+README, resuming: "bitwise" and its conditions          ``test_bitwise_has_its_conditions``
+data: what becomes of the last partial row              ``test_the_last_partial_row_is_not_kept``
+README: what ``patch_monitor`` logs (no "cost")         ``test_the_readme_names_what_is_logged``
+README, install: on which machines                      ``test_linux_is_said``
+pyproject: "half the compute, the same architecture"    ``test_the_description_is_true``
+README: what one sees of the quickstart                 ``test_the_readme_shows_the_recorded_quickstart``
+install: wheels of flash-attn                           ``test_flash_attention_is_that_of_the_lock_file``
+findings: "no comparison": what was searched, when     ``test_what_was_not_found_says_where_it_was_searched``
+figures of a pilot without date or script               ``test_no_figure_of_a_pilot``
+README, FAQ, method card: the study's figures           ``test_the_studys_figures``
+README, method card: the papers' figures                ``test_the_papers_figures``
+=======================================================  ====================================================
 """
 
 from __future__ import annotations
