@@ -43,7 +43,8 @@ def test_text_and_picture(tmp_path: Path) -> None:
     ):
         assert line in done.output
     assert (tmp_path / "plan.png").read_bytes()[:4] == b"\x89PNG"
-    assert max(map(len, done.output.splitlines())) < 150
+    lines = (line for line in done.output.splitlines() if str(tmp_path) not in line)
+    assert max(map(len, lines)) < 150
 
 
 def test_a_curriculum_is_said_not_to_be_counted(tmp_path: Path) -> None:

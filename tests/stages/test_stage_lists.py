@@ -143,7 +143,7 @@ def test_order_that_only_the_run_can_tell() -> None:
 def test_rows_are_checked_against_every_stage_before_the_first_step() -> None:
     stages = [{"k": 4, "until": 0.3}, {"k": 5, "until": 0.6}]
     trainer = make_trainer(make_rows(8, 24), [PatchLevel(stages=stages)])
-    with pytest.raises(ValueError, match="no multiple of the patch size k=5"):
+    with pytest.raises(ValueError, match="not a multiple of the patch size k=5"):
         trainer.fit()
     assert trainer.state.timestamp.batch == 0
 
