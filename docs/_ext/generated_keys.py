@@ -63,13 +63,13 @@ def pile_keys() -> str:
     from llmfoundry.data.text_data import StreamingTextDataset
     from streaming import StreamingDataset
 
-    from patch_algorithm.data.loader.keys import known_keys
+    from patch_algorithm.data.loader.dataloader import KNOWN_KEYS
 
     kinds = (StreamingDataset, StreamingTextDataset)
     defaults = {p.name: p.default for kind in kinds for p in inspect.signature(kind).parameters.values()}
     ours = {"components", "long_rows", "verify", "max_seq_len"}
     shown = []
-    for name in sorted(known_keys(defaults) - ours):
+    for name in sorted(KNOWN_KEYS - ours):
         default = defaults.get(name, inspect.Parameter.empty)
         shown.append(f"`{name}`" + ("" if default is inspect.Parameter.empty else f" (`{default!r}`)"))
     return ", ".join(shown) + "."

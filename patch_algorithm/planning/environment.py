@@ -76,7 +76,7 @@ def _within(version: str | None, declared: str | None) -> bool:
 
 
 def _not_registered() -> tuple[str, ...]:
-    from patch_algorithm.planning.known_names import registered_by_import
+    from patch_algorithm.planning.known_names import registered
 
     try:
         own = metadata.distribution("patch-algorithm").entry_points
@@ -86,7 +86,7 @@ def _not_registered() -> tuple[str, ...]:
     return tuple(
         f"{entry.group}: {entry.name}"
         for entry in entries
-        if entry.name not in registered_by_import(entry.group.removeprefix(_GROUP))
+        if entry.name not in registered(entry.group.removeprefix(_GROUP))
     )
 
 

@@ -112,10 +112,9 @@ def _ratio(given: str) -> float | str:
 
 def _variables(document: Document, run: RunFile) -> None:
     """Moves keys of the file's own below ``variables``."""
-    from patch_algorithm.planning.known_names import top_level
+    from patch_algorithm.planning.known_names import TOP_LEVEL
 
-    known = top_level()
-    for key in [key for key in run.config if key not in known]:
+    for key in [key for key in run.config if key not in TOP_LEVEL]:
         value, why = document.get((key,)), "keys of your own belong under variables"
         document.remove((key,), why)
         document.set(("variables", key), value, why, before="max_seq_len")

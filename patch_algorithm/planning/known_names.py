@@ -1,33 +1,27 @@
-"""What llm-foundry knows by name in this environment: keys, registry entries, and their arguments.
-
-They are read from the installed source (:mod:`.source`); llm-foundry is imported only for what that leaves
-open.
-"""
+"""What llm-foundry knows by name in this environment: keys, registry entries, and their arguments."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import lru_cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any
+
+import catalogue
+from composer.utils import FSDPConfig
+from llmfoundry import registry
+from llmfoundry.data.text_data import StreamingTextDataset
+from llmfoundry.models.mpt import ComposerMPTCausalLM, MPTConfig
+from llmfoundry.models.utils.config_defaults import attn_config_defaults
+from llmfoundry.utils.config_utils import TRAIN_CONFIG_KEYS
+from streaming import StreamingDataset
 
 from patch_algorithm.checks.names import Known
 from patch_algorithm.data.corpus import BuiltinCorpus
-from patch_algorithm.data.loader.keys import FOUNDRY_KEYS, known_keys
-from patch_algorithm.planning.source import (
-    Arguments,
-    SourceUnclearError,
-    arguments_of,
-    definition_of,
-    fields_of,
-    keys_of,
-    registered_in,
-)
+from patch_algorithm.data.loader.dataloader import FOUNDRY_KEYS, KNOWN_KEYS
 
-__all__ = ["REQUIRED", "known_names", "load", "registered", "registered_by_import", "top_level"]
+__all__ = ["REQUIRED", "TOP_LEVEL", "known_names", "registered"]
 
 REQUIRED = (
     "model",
@@ -51,17 +45,10 @@ _INTERNAL = {
     "icl_tasks_str",
     "eval_gauntlet_str",
 }
-_TEXT_DATASET = ("llmfoundry.data.text_data", "StreamingTextDataset")
-_STREAMING_DATASET = ("streaming.base.dataset", "StreamingDataset")
-_MPT_CONFIG = ("llmfoundry.models.mpt.configuration_mpt", "MPTConfig")
-_MPT_MODEL = ("llmfoundry.models.mpt.modeling_mpt", "ComposerMPTCausalLM")
-_MPT_ATTENTION = ("llmfoundry.models.utils.config_defaults", "attn_config_defaults")
+TOP_LEVEL = TRAIN_CONFIG_KEYS - _INTERNAL
+"""Keys of the file itself."""
+
 _NOT_ARGUMENTS = {"self", "args", "kwargs", "tokenizer", "device_batch_size", "batch_size", "params"}
-
-
-def top_level() -> frozenset[str]:
-    """Keys of the file itself."""
-    return _fields("llmfoundry.utils.config_utils", "TrainConfig") - _INTERNAL
 
 
 def registered(kind: str) -> tuple[str, ...]:
@@ -70,40 +57,8 @@ def registered(kind: str) -> tuple[str, ...]:
     Args:
         kind: Such as ``algorithms`` or ``callbacks``.
     """
-    try:
-        own: Iterable[str] = registered_in("llmfoundry", kind)
-    except SourceUnclearError:
-        return registered_by_import(kind)
-    return tuple(sorted({*own, *_plugins(kind)}))
-
-
-def registered_by_import(kind: str) -> tuple[str, ...]:
-    """As :func:`registered`, by importing llm-foundry and asking it."""
-    import_module("llmfoundry.registry")
-    entries = import_module("catalogue").REGISTRY
-    own = [path[-1] for path in entries if path[:-1] == ("llmfoundry", kind)]
-    return tuple(sorted({*own, *_plugins(kind)}))
-
-
-def load(kind: str, name: str) -> Callable[..., Any]:
-    """What is registered under a name; only the module that defines it is imported.
-
-    Raises:
-        KeyError: If nothing is.
-        ImportError: If its module cannot be imported.
-    """
-    plugin = _plugins(kind).get(name)
-    if plugin is not None:
-        return plugin.load()
-    try:
-        module, attribute = definition_of(*registered_in("llmfoundry", kind)[name])
-    except SourceUnclearError:
-        return getattr(import_module("llmfoundry.registry"), kind).get(name)
-    return getattr(import_module(module), attribute)
-
-
-def _plugins(kind: str) -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=f"llmfoundry_{kind}")}
+    own = [path[-1] for path in catalogue.REGISTRY if path[:-1] == ("llmfoundry", kind)]
+    return tuple(sorted({*own, *(entry.name for entry in entry_points(group=f"llmfoundry_{kind}"))}))
 
 
 def known_names(config: Mapping[str, Any]) -> Known:
@@ -113,7 +68,7 @@ def known_names(config: Mapping[str, Any]) -> Known:
         config: The configuration, resolved. With ``code_paths`` it may use names that only the run registers.
     """
     own_code = bool(config.get("code_paths"))
-    keys: dict[str, Known | None] = dict.fromkeys(top_level())
+    keys: dict[str, Known | None] = dict.fromkeys(TOP_LEVEL)
     keys["algorithms"] = _entries(config.get("algorithms"), "algorithm", ("algorithms",), own_code)
     callbacks = ("callbacks", "callbacks_with_config")
     keys["callbacks"] = _entries(config.get("callbacks"), "callback", callbacks, own_code)
@@ -126,9 +81,7 @@ def known_names(config: Mapping[str, Any]) -> Known:
     for name in ("train_loader", "eval_loader"):
         keys[name] = _loader(config.get(name), own_code)
     keys["model"] = _model(config.get("model"), own_code)
-    keys["fsdp_config"] = Known(
-        dict.fromkeys(_fields("composer.utils.parallelism", "FSDPConfig")), refuses=False
-    )
+    keys["fsdp_config"] = Known(dict.fromkeys(FSDPConfig.__annotations__), refuses=False)
     corpus = Known(dict.fromkeys(field.name for field in fields(BuiltinCorpus)))
     variables = config.get("variables")
     own = dict.fromkeys(variables) if isinstance(variables, Mapping) else {}
@@ -143,7 +96,7 @@ def _entries(section: Any, kind: str, registries: tuple[str, ...], own_code: boo
     names = {name: which for which in registries for name in registered(which)}
     used = section if isinstance(section, Mapping) else {}
     keys = {
-        name: _arguments(names[name], name) if name in used else None
+        name: _arguments(_find(names[name], name)) if name in used else None
         for name in names
     }  # fmt: skip
     return Known(keys, kind=kind)
@@ -155,7 +108,7 @@ def _named(
     """A section with ``name`` and the arguments of what is registered under it."""
     name = section.get("name") if isinstance(section, Mapping) else None
     names = registered(which)
-    known = _arguments(which, name) if name in names else None
+    known = _arguments(_find(which, name)) if name in names else None
     if own_code and name not in names:
         return None
     keys = {**(known.keys if known else {}), **dict.fromkeys({"name", *(extra or ())})}
@@ -193,8 +146,8 @@ def _loader(section: Any, own_code: bool) -> Known | None:
     name = section.get("name") if isinstance(section, Mapping) else None
     dataset = None
     if name in ("text", "pile"):
-        both = _names(*_TEXT_DATASET) | _names(*_STREAMING_DATASET)
-        taken = known_keys(both) if name == "pile" else (both - _NOT_ARGUMENTS) | FOUNDRY_KEYS
+        text = _names_of(StreamingTextDataset) | _names_of(StreamingDataset) | FOUNDRY_KEYS
+        taken = KNOWN_KEYS if name == "pile" else text
         dataset = Known(dict.fromkeys(taken), refuses=name == "pile")
     return Known({**known.keys, "dataset": dataset}, name_kind=known.name_kind, names=known.names)
 
@@ -205,58 +158,29 @@ def _model(section: Any, own_code: bool) -> Known | None:
     if name != "mpt_causal_lm":
         return _named(section, "model", "models", own_code, extra)
     # MPT's config takes any key without a word.
-    mpt = (_names(*_MPT_CONFIG) | _names(*_MPT_MODEL)) - _NOT_ARGUMENTS
-    keys: dict[str, Known | None] = dict.fromkeys(mpt | extra | {"name"})
-    attention = (*_dictionary_keys(*_MPT_ATTENTION), "kv_n_heads", "kv_dim")
-    keys["attn_config"] = Known(dict.fromkeys(attention), refuses=False)
+    keys: dict[str, Known | None] = dict.fromkeys(
+        _names_of(MPTConfig) | _names_of(ComposerMPTCausalLM) | extra | {"name"}
+    )
+    keys["attn_config"] = Known(dict.fromkeys((*attn_config_defaults, "kv_n_heads", "kv_dim")), refuses=False)
     return Known(keys, refuses=False, name_kind="model", names=registered("models"))
 
 
-def _arguments(kind: str, name: str | None) -> Known | None:
-    """The arguments of what is registered; ``None`` where it takes any, or cannot be had."""
+def _find(which: str, name: str | None) -> Callable[..., Any] | None:
     try:
-        found = None if name is None else _of_entry(kind, name)
-    except (ImportError, AttributeError, TypeError, ValueError):
+        return None if name is None else getattr(registry, which).get(name)
+    except (catalogue.RegistryError, ImportError, AttributeError):
         return None
-    if found is None or found.takes_any:
+
+
+def _arguments(builder: Callable[..., Any] | None) -> Known | None:
+    """The arguments of a builder; ``None`` where it takes any, or there is none."""
+    if builder is None:
         return None
-    return Known(dict.fromkeys(found.names - _NOT_ARGUMENTS))
+    parameters = inspect.signature(builder).parameters.values()
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return Known(dict.fromkeys(_names_of(builder)))
 
 
-def _of_entry(kind: str, name: str) -> Arguments:
-    # A plugin takes the place of an entry of the same name.
-    plugin = _plugins(kind).get(name)
-    try:
-        place = plugin.value.split(":", 1) if plugin else registered_in("llmfoundry", kind)[name]
-        return arguments_of(*place)
-    except SourceUnclearError:
-        return _inspected(load(kind, name))
-
-
-def _inspected(builder: Any) -> Arguments:
-    parameters = inspect.signature(builder).parameters
-    takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters.values())
-    return Arguments(frozenset(parameters), takes_any)
-
-
-def _names(module: str, name: str) -> frozenset[str]:
-    try:
-        return arguments_of(module, name).names
-    except SourceUnclearError:
-        return _inspected(getattr(import_module(module), name)).names
-
-
-@lru_cache
-def _fields(module: str, name: str) -> frozenset[str]:
-    """The fields of a dataclass."""
-    try:
-        return fields_of(module, name)
-    except SourceUnclearError:
-        return frozenset(field.name for field in fields(getattr(import_module(module), name)))
-
-
-def _dictionary_keys(module: str, name: str) -> tuple[str, ...]:
-    try:
-        return keys_of(module, name)
-    except SourceUnclearError:
-        return tuple(getattr(import_module(module), name))
+def _names_of(builder: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(builder).parameters) - _NOT_ARGUMENTS

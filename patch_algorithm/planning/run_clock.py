@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from composer.core import Time, TimeUnit
-from composer.optim import ComposerScheduler
 
 from patch_algorithm.checks.rate_curve import RateCurve, RunClock, rate_curve
 from patch_algorithm.planning.run_file import RunFile
@@ -61,7 +60,7 @@ def rates_of(run: RunFile) -> RateCurve | None:
 
 
 def scheduler_of(run: RunFile) -> Any | None:
-    """The scheduler of a run, built as llm-foundry does.
+    """The scheduler of a run, as llm-foundry builds it.
 
     Returns:
         ``None`` where the YAML names none, or one that is not registered, which a check of names says.
@@ -71,41 +70,16 @@ def scheduler_of(run: RunFile) -> Any | None:
     """
     if run.scheduler.name is None:
         return None
-    arguments = copy.deepcopy(dict(run.scheduler.arguments))
+    from catalogue import RegistryError
+    from llmfoundry.utils.builders import build_scheduler
+
+    arguments = dict(run.scheduler.arguments)
     try:
-        return _built(run.scheduler.name, arguments)
-    except KeyError:
+        return build_scheduler(run.scheduler.name, copy.deepcopy(arguments))
+    except RegistryError:
         return None
     except TypeError as error:
         raise ValueError(f"it cannot be built of {arguments}: {error}") from error
-
-
-def _built(name: str, arguments: dict[str, Any]) -> Any:
-    """A scheduler by its name in the registry, of which only its own module is imported."""
-    from patch_algorithm.planning.known_names import load
-
-    kind = load("schedulers", name)
-    if name == "per_stage":
-        arguments = {key: _built_inside(value) for key, value in arguments.items()}
-    # As llm-foundry, which takes nothing but classes of Composer's.
-    if not isinstance(kind, type) or ComposerScheduler not in kind.__mro__:
-        raise ValueError(f"{name} is registered as {kind!r}; expected a class of Composer's schedulers")
-    return kind(**arguments)
-
-
-def _built_inside(given: Any) -> Any:
-    """The schedulers of the stages; what is none is left to ``per_stage`` to refuse."""
-    if isinstance(given, list):
-        return [_built_inside(entry) for entry in given]
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        return given
-    name, arguments = given["name"], {key: value for key, value in given.items() if key != "name"}
-    if name == "per_stage":
-        return given
-    try:
-        return _built(name, arguments)
-    except TypeError as error:
-        raise ValueError(f"per_stage: {name} cannot be built of {arguments!r}: {error}") from error
 
 
 def _counted(arguments: Mapping[str, Any], clock: RunClock) -> bool:

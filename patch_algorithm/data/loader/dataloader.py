@@ -17,19 +17,34 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from patch_algorithm.data.loader.keys import dataset_keys, known_keys
 from patch_algorithm.data.loader.pile_dataset import PileDataset, is_train
-from patch_algorithm.data.loader.places import find_streams
+from patch_algorithm.data.loader.places import PLACE_KEYS, find_streams
 
-__all__ = ["build_pile_dataloader"]
+__all__ = ["FOUNDRY_KEYS", "KNOWN_KEYS", "build_pile_dataloader"]
 
 log = logging.getLogger(__name__)
 
-_ARGUMENTS = {
-    name for kind in (StreamingTextDataset, StreamingDataset) for name in inspect.signature(kind).parameters
+# Keys of the data set class, which go to it as they are.
+_DATASET_KEYS = {
+    name
+    for kind in (StreamingTextDataset, StreamingDataset)
+    for name in inspect.signature(kind).parameters
+    # The streams are made here, of a class of ours.
+    if name
+    not in {"tokenizer", "batch_size", "streams", "stream_name", "stream_config", "kwargs", *PLACE_KEYS}
 }
-_DATASET_KEYS = dataset_keys(_ARGUMENTS)
-_KNOWN_KEYS = known_keys(_ARGUMENTS)
+FOUNDRY_KEYS = {
+    "bos_token_id",
+    "eos_token_id",
+    "mlm_probability",
+    "override_bos_token_id_mismatch_error",
+    "override_eos_token_id_mismatch_error",
+    "seq_parallel_replication",
+}
+"""What llm-foundry's validator and collator take from the mapping ``dataset``, whatever class reads it."""
+
+KNOWN_KEYS = {*_DATASET_KEYS, *FOUNDRY_KEYS, *PLACE_KEYS, "components", "long_rows", "streams", "verify"}
+"""Keys of the mapping ``dataset`` of the loader ``pile``."""
 
 
 def build_pile_dataloader(
@@ -123,9 +138,9 @@ def _key(asked: Mapping[str, Any], drop_last: bool) -> str:
 
 def _check_keys(asked: Mapping[str, Any], key: str) -> bool:
     """Checks the keys and the values that are ours; returns whether longer rows are cut."""
-    if unknown := sorted(str(name) for name in set(asked) - _KNOWN_KEYS):
+    if unknown := sorted(str(name) for name in set(asked) - KNOWN_KEYS):
         raise ValueError(
-            f"{key} has the unknown keys {', '.join(unknown)}; known are {', '.join(sorted(_KNOWN_KEYS))}."
+            f"{key} has the unknown keys {', '.join(unknown)}; known are {', '.join(sorted(KNOWN_KEYS))}."
         )
     length = asked.get("max_seq_len")
     # A mapping read from YAML may have 8e3.

@@ -23,14 +23,15 @@ from patch_algorithm.data.dataset.description import (
     StreamInfo,
 )
 from patch_algorithm.data.dataset.remote import is_url
-from patch_algorithm.data.loader.keys import PLACE_KEYS
 from patch_algorithm.data.loader.mixtures import mixture_shares
 from patch_algorithm.data.loader.streams import VerifiedStream
 from patch_algorithm.data.loader.tokenizers import tokenizer_differences
 
-__all__ = ["find_streams"]
+__all__ = ["PLACE_KEYS", "find_streams"]
 
 log = logging.getLogger(__name__)
+
+PLACE_KEYS = ("remote", "local", "split")
 
 _STREAM_KEYS = {*inspect.signature(Stream).parameters, "verify"}
 
