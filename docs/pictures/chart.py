@@ -89,7 +89,7 @@ def _superscript(number: str) -> str:
 def _names(drawing: Drawing, scale: _Scale, patch: MeasuredRun, twin: MeasuredRun) -> None:
     blue, orange = drawing.palette.theme.lines[:2]
     early = next(point for point in patch.losses if point[0] > 0.04 * scale.end)
-    drawing.text(scale.x(early[0]), scale.y(early[1]) + 72, f"patches, k = {patch.k}", color=blue, bold=True)
+    drawing.text(scale.x(0) + 4, scale.y(early[1]) + 72, f"patches, k = {patch.k}", color=blue, bold=True)
     later = next(point for point in twin.losses if point[0] > 0.42 * scale.end)
     drawing.text(scale.x(later[0]) + 4, scale.y(later[1]) - 14, "token-only", color=orange, bold=True)
     ends = sorted(((run.losses[-1][1], color) for run, color in ((patch, blue), (twin, orange))))

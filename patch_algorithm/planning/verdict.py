@@ -112,8 +112,8 @@ def _compute_answer(run: RunCost, parameters: int, k: int) -> Answer:
         return Answer.no
     if parameters < NO_GAIN_BELOW:
         twin = run.raw_tokens * run.positions_share / parameters
-        gained = [cell.tokens_per_parameter for cell in _at_equal_compute() if cell.high < 0]
-        return Answer.no if twin < min(gained, default=math.inf) else Answer.unknown
+        level = [cell.tokens_per_parameter for cell in _at_equal_compute() if cell.low <= 0]
+        return Answer.no if twin < min(level, default=math.inf) else Answer.unknown
     return Answer.yes if parameters >= GAIN_FROM and k <= _LARGEST_K else Answer.unknown
 
 

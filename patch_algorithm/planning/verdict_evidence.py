@@ -119,7 +119,7 @@ class StudyCell:
         hold: What both arms have in common: ``positions`` (equal compute) or ``tokens`` (equal data).
         seeds: How many pairs.
         bits_per_byte: Mean difference.
-        low: Lower end of its 95 % interval.
+        low: Lower end of its 95 % interval, the wider of a bootstrap and Student's.
         high: Upper end.
         nats_per_token: Mean difference by the study's own tokenizer, of 1,024 entries.
     """

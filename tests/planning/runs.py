@@ -10,6 +10,15 @@ from transformers import PretrainedConfig
 
 from patch_algorithm.planning.run_file import RunFile
 
+HEALTHY = {
+    "algorithms": {"patch_level": {"k": 4, "ratio": "2/3", "seq_len": 8}},
+    "scheduler": {"name": "warmup_stable_decay", "t_warmup": "10ba", "t_decay": "0.2dur"},
+    "max_duration": "450ba",
+    "global_train_batch_size": 4,
+    "eval_interval": "150ba",
+}
+"""Changes to a tiny MPT's file that leave nothing to find."""
+
 MPT = {
     "name": "mpt_causal_lm",
     "d_model": 32,

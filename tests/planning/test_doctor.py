@@ -12,29 +12,16 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
-from typer.testing import CliRunner
 
 from patch_algorithm.checks import Finding, Severity
-from patch_algorithm.cli import app
 from patch_algorithm.data.dataset.description import DatasetInfo, StreamInfo
 from patch_algorithm.planning.config import read_config
 from patch_algorithm.planning.doctor import examine
+from tests.planning.runs import HEALTHY
 from tests.support import config, mpt
 
 ROOT = Path(__file__).parents[2]
-HEALTHY = {
-    "algorithms": {"patch_level": {"k": 4, "ratio": "2/3", "seq_len": 8}},
-    "scheduler": {"name": "warmup_stable_decay", "t_warmup": "10ba", "t_decay": "0.2dur"},
-    "max_duration": "450ba",
-    "global_train_batch_size": 4,
-    "eval_interval": "150ba",
-}
 COSINE = {"name": "cosine_with_warmup", "t_warmup": "10ba"}
-
-
-@pytest.fixture
-def healthy(corpus: Path) -> dict[str, Any]:
-    return copy.deepcopy(config(corpus, mpt(), **HEALTHY))
 
 
 def found(cfg: dict[str, Any], here: bool = True, **changes: Any) -> list[Finding]:
@@ -342,44 +329,3 @@ def test_a_model_of_hugging_face(healthy: dict[str, Any], tmp_path: Path) -> Non
     elsewhere = model | {"pretrained_model_name_or_path": "someone/some-model"}
     del healthy["algorithms"]["patch_level"]["seq_len"]
     assert ids(healthy, model=elsewhere) == ["rows-not-cut"]
-
-
-def run_doctor(cfg: dict[str, Any], folder: Path, *options: str) -> Any:
-    path = folder / "run.yaml"
-    OmegaConf.save(OmegaConf.create(cfg), path)
-    return CliRunner().invoke(app, ["doctor", str(path), *options])
-
-
-def test_exit_codes_and_text(healthy: dict[str, Any], tmp_path: Path) -> None:
-    fine = run_doctor(healthy, tmp_path)
-    assert fine.exit_code == 0, fine.output
-    assert "patch-algorithm" in fine.output.splitlines()[0]
-    warned = ["scheduler.t_warmup=0ba"]
-    assert run_doctor(healthy, tmp_path, *warned).exit_code == 0
-    strict = run_doctor(healthy, tmp_path, *warned, "--strict")
-    assert strict.exit_code == 1
-    assert "warning  no-warmup" in strict.output
-    assert run_doctor(healthy, tmp_path, "algorithms.patch_level.raito=1").exit_code == 1
-    missing = CliRunner().invoke(app, ["doctor", "none.yaml"])
-    assert missing.exit_code == 2
-    assert "there is no configuration file" in missing.output
-
-
-def test_json_without_secrets(healthy: dict[str, Any], tmp_path: Path) -> None:
-    bad = "train_loader.dataset.max_seq_len=s3://key:hunter22hunter22@bucket/pile"
-    result = run_doctor(healthy, tmp_path, "--json", bad)
-    report = json.loads(result.stdout)
-    assert report["counts"]["error"] == 1
-    assert set(report["findings"][0]) == {"id", "severity", "found", "why", "fix"}
-    assert report["versions"]["torch"]
-    assert "hunter22" not in result.output
-    assert "hunter22" not in run_doctor(healthy, tmp_path, bad).output
-
-
-def test_the_environment() -> None:
-    result = CliRunner().invoke(app, ["doctor", "--json"])
-    assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout)
-    assert report["file"] is None
-    assert {"advisory"} <= {one["id"] for one in report["findings"]}
-    assert not [one for one in report["findings"] if one["id"] in ("not-registered", "package-missing")]

@@ -97,8 +97,6 @@ class UnitMaker:
     def make(self, unit: Unit) -> UnitRecord | BadDocument:
         """Encodes a unit, writes its shards, uploads them where that is asked for, and makes it final.
 
-        The unit's text is dropped when it is encoded.
-
         Returns:
             Its record; or the bad document that ended it, of which nothing is kept.
 
@@ -118,13 +116,11 @@ class UnitMaker:
             error = self._encode(unit, tally, tokens)
         if error is not None:
             return error
-        end, digest, read_bytes = unit.end, unit.digest(), unit.read_bytes
-        unit.blocks.clear()  # the writer needs the room
-        parts, tails = [], list[np.ndarray]()
+        parts, tails = [], []
         for stream in sorted(tokens, key=lambda stream: (stream[0] or "", stream[1])):
-            part, tail = self._write(unit.name, stream, tokens.pop(stream))
+            part, tail = self._write(unit.name, stream, np.concatenate(tokens.pop(stream)))
             parts.append(part)
-            tails += tail
+            tails.append(tail)
         files = [file for part in parts for file in part.files()]
         if self._task.url is not None:
             uploader = Uploader(self._workdir.data, self._task.url)
@@ -132,11 +128,11 @@ class UnitMaker:
                 uploader.upload(file)
         record = UnitRecord(
             unit.start,
-            end,
+            unit.end,
             unit.last,
             unit.stamp,
-            digest,
-            read_bytes,
+            unit.digest(),
+            unit.read_bytes,
             self._task.url is not None,
             parts,
             tally,
@@ -166,21 +162,10 @@ class UnitMaker:
                 tokens.setdefault(stream, []).append(ids)
         return None
 
-    def _write(
-        self, name: str, stream: StreamKey, pieces: list[np.ndarray]
-    ) -> tuple[StreamPart, list[np.ndarray]]:
+    def _write(self, name: str, stream: StreamKey, ids: np.ndarray) -> tuple[StreamPart, np.ndarray]:
         component, split = stream
-        form, tokens = self._task.formats[split], sum(map(len, pieces))
+        form = self._task.formats[split]
         folder = self._workdir.data / stream_path(component, split)
-        shards = write_shards(pieces, tokens, folder, name, form, form.shard_bytes // _SMALLEST_SHARD)
-        written = sum(shard["samples"] for shard in shards) * form.row_tokens
-        return StreamPart(component, split, shards, tokens - written), _without(written, pieces)
-
-
-def _without(written: int, pieces: list[np.ndarray]) -> list[np.ndarray]:
-    """The tokens of a run after the first ``written``, in pieces."""
-    left = []
-    for piece in pieces:
-        left.append(piece[written:].copy())
-        written = max(0, written - len(piece))
-    return left
+        shards = write_shards([ids], len(ids), folder, name, form, form.shard_bytes // _SMALLEST_SHARD)
+        tail = ids[sum(shard["samples"] for shard in shards) * form.row_tokens :]
+        return StreamPart(component, split, shards, len(tail)), tail

@@ -103,8 +103,8 @@ class Work:
                     if self._failures:
                         break
                     unit.exact = self._differed
-                    under_way = _UnderWay(order, unit.stamp, unit.read_bytes)
-                    self._under_way[engine.submit(unit)] = under_way
+                    future = engine.submit(unit)
+                    self._under_way[future] = _UnderWay(order, unit.stamp, unit.read_bytes)
             except _SourceStopped as error:
                 damage = error
             # What is under way comes before what failed, or is finished anyway.
@@ -133,11 +133,9 @@ class Work:
                     if (unit := next(units, None)) is None:
                         last = True
                         break
-                    # Whoever makes it drops its text.
-                    place, last = unit.end, unit.last
                     if not self._is_kept(unit):
                         yield (index, number), unit
-                    number += 1
+                    place, number, last = unit.end, number + 1, unit.last
             except SourceDamage as error:
                 damage = error
             units.close()
@@ -169,10 +167,9 @@ class Work:
                 size += block.size
             if unit.blocks and (block is None or size >= self._unit_bytes):
                 unit.last = block is None and damage is None
-                number += 1
-                following = Unit(unit_name(key, number), stamp, unit.end)
                 yield unit
-                unit, size = following, 0
+                number += 1
+                unit, size = Unit(unit_name(key, number), stamp, unit.end), 0
             if block is None and damage is None:
                 return
         raise damage
