@@ -72,7 +72,7 @@ def prepare(
 ) -> None:
     """Prepare the data that a configuration asks for, without training.
 
-    Data that is there already is reused, and nothing is overwritten.
+    Existing data is reused; nothing is overwritten.
     """
     with errors_as_exit_codes("prepare"):
         # Imported here: the help text shall not wait for transformers.
@@ -93,7 +93,7 @@ def prepare(
         "patch-level train run.yaml",
         "patch-level train run.yaml max_duration=900ba algorithms.patch_level.k=2",
         "composer -m patch_algorithm.train run.yaml",
-        codes=("0 trained, or finished already", "1 the run failed", "2 bad input"),
+        codes=("0 trained, or already finished", "1 the run failed", "2 bad input"),
     ),
 )
 def train(

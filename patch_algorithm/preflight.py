@@ -1,6 +1,6 @@
-"""A run's configuration: read, checked, and what it asks for prepared, before data and model are made.
+"""Checks a run's configuration and prepares the data it asks for, before anything is built.
 
-llm-foundry builds the tokenizer before any data loader, so data that a run makes for itself has to
+llm-foundry builds the tokenizer before any data loader, so the data that a run prepares for itself must
 exist before llm-foundry reads the configuration: ``train.py`` calls :func:`prepare` first.
 """
 
@@ -30,7 +30,7 @@ def check_config(cfg: DictConfig) -> StagePlan | None:
         cfg: The merged configuration of an llm-foundry run.
 
     Returns:
-        The stages, as far as they can be told; ``None`` for a run without ``patch_level``.
+        The stages, as far as they are known; ``None`` for a run without ``patch_level``.
 
     Raises:
         ValueError: For unknown or bad arguments, stages that do not fit the run's length, and rows
@@ -59,14 +59,14 @@ def check_start(cfg: DictConfig, path: str) -> tuple[list[Finding], tuple[str, .
 def prepare(cfg: DictConfig) -> Path | None:
     """Prepares the data that a configuration asks for under ``variables``.
 
-    Today that is the built-in corpus, ``variables.builtin_corpus``; see
+    At present this is the built-in corpus, ``variables.builtin_corpus``; see
     :class:`patch_algorithm.data.corpus.BuiltinCorpus` for its keys.
 
     Args:
         cfg: The merged configuration of the run.
 
     Returns:
-        The folder of the prepared data, or ``None`` where nothing is asked for.
+        The folder of the prepared data; ``None`` if none is asked for.
 
     Raises:
         ValueError: If the request is not valid, or the folder holds something else.

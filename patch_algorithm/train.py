@@ -10,9 +10,9 @@ CONFIG.yaml is an llm-foundry training configuration; key=value overrides any of
     composer -m patch_algorithm.train run.yaml max_duration=1200ba algorithms.patch_level.k=2
 
 With llm-foundry's own keys it does what llm-foundry's train.py does. The configuration is checked first,
-as by `patch-level doctor --here`: an error stops the run before anything is built, with exit code 2.
-Where it asks for the built-in corpus (variables.builtin_corpus), that is prepared first and reused
-later. Started again with autoresume, a run that has finished says so and exits with 0.
+as with `patch-level doctor --here`: an error stops the run before anything is built, with exit code 2.
+If it asks for the built-in corpus (variables.builtin_corpus), the corpus is prepared first, and reused
+later. If a finished run is started again with autoresume, the command says so and exits with 0.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NOTHING_LEFT = "No training would occur"
 
 
 def main(args: list[str], command: str = "patch_algorithm.train") -> int:
-    """Trains; what ``composer train.py``, ``composer -m patch_algorithm.train`` and the CLI call.
+    """Trains; called by ``composer train.py``, ``composer -m patch_algorithm.train`` and the CLI.
 
     Args:
         args: The configuration's path and the overrides.
@@ -143,15 +143,15 @@ def _cores() -> int:
 
 
 def _nothing_left(cfg: Any, error: ValueError, command: str) -> int:
-    """Says so. Queued again after its end a run has not failed; loaded by hand it was meant to go on."""
+    """Says so. A run queued again after its end has not failed; one loaded by hand was meant to go on."""
     if not cfg.get("autoresume"):
         return _complain(error, 2, command)
     from patch_algorithm.common.announce import announce
 
     announce(
-        f"{command}: this run is finished already: the latest checkpoint in {cfg.get('save_folder')} is at "
-        f"its max_duration of {cfg.max_duration}. To train on, raise max_duration; for a new run, change "
-        "run_name."
+        f"{command}: this run has already finished: the latest checkpoint in {cfg.get('save_folder')} is at "
+        f"its max_duration of {cfg.max_duration}. To continue training, raise max_duration; for a new run, "
+        "change run_name."
     )
     return 0
 

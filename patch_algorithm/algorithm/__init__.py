@@ -1,4 +1,4 @@
-"""The Composer algorithm in one trainer: it decides by the clock, calls the pure functions, and logs."""
+"""The Composer algorithm: reads the trainer's clock, calls the pure functions, and logs."""
 
 from __future__ import annotations
 

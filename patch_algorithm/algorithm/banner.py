@@ -57,16 +57,16 @@ def end_of_stage(plan: StagePlan, left: int, stage: int, batch: int, reset: bool
         reset: Whether the optimizer's state was reset.
     """
     slower = plan.tokens_per_position(left) / plan.tokens_per_position(stage)
-    speed = f" Raw tokens a second fall about {slower:.3g}-fold." if slower > 1 else ""
+    speed = f" Raw tokens per second fall about {slower:.3g}-fold." if slower > 1 else ""
     moments = f"Optimizer state {'reset' if reset else 'carried over'}."
     if plan.is_patch_stage(stage):
         return (
             f"patch_level: the stage of k={plan.k_of(left)} ended at batch {batch}; k={plan.k_of(stage)} "
-            f"from here on. Losses of the two are not comparable.{speed} {moments}"
+            f"from here on. Losses of the two stages are not comparable.{speed} {moments}"
         )
     return (
         f"patch_level: the patch stage ended at batch {batch}; token level from here on. The loss is now "
-        f"that of the one next token, and not comparable with the patch stage's.{speed} {moments}"
+        f"the next-token loss, which is not comparable with the patch stage's.{speed} {moments}"
     )
 
 
@@ -121,8 +121,8 @@ def _note_on_growth(plan: StagePlan, T: int, stage: int) -> Iterator[str]:
     if min(lengths) < lengths[-1]:
         wanted = plan.tokens_per_position(len(plan.stages) - 1) * _positions(plan, T)
         yield (
-            f"  note: at the switch positions per row grow from {min(lengths)} to {lengths[-1]}, and the "
-            f"memory for a row with them. Rows of k*seq_len={wanted} tokens would keep it constant."
+            f"  note: at the switch, positions per row grow from {min(lengths)} to {lengths[-1]}, and so "
+            f"does the memory per row. With rows of k*seq_len={wanted} tokens both would stay constant."
         )
 
 

@@ -52,17 +52,17 @@ def _check_values_of_tokens(batch: Mapping[str, Any]) -> None:
         shape = getattr(batch.get(key), "shape", None)
         if key in batch and shape != batch["input_ids"].shape:
             raise ValueError(
-                f"The batch holds {key!r} of shape {None if shape is None else tuple(shape)} beside "
-                f"'input_ids' of shape {tuple(batch['input_ids'].shape)}; patch-level training needs a value "
-                "for each token. Give it in the data loader's collator, or leave it out."
+                f"The batch holds {key!r} of shape {None if shape is None else tuple(shape)} but "
+                f"'input_ids' of shape {tuple(batch['input_ids'].shape)}; patch-level training needs one "
+                "value per token. Correct it in the data loader's collator, or remove it from the batch."
             )
 
 
 def check_labels(batch: Mapping[str, Tensor]) -> None:
-    """Checks that labels are those of the tokens that they stand beside, as far as the rows can tell.
+    """Checks that labels are aligned with the tokens, as far as the rows show.
 
-    Labels that were shifted in the data set, which nanoGPT's loaders do, would be shifted once more. The
-    model's own loss, which does not shift them, would be right at token level.
+    Labels that the dataset has shifted already, as nanoGPT's loaders do, would be shifted twice. At token
+    level the model's own loss, which does not shift them, would be right.
 
     Args:
         batch: A batch that :func:`check_batch` accepts.
@@ -75,14 +75,14 @@ def check_labels(batch: Mapping[str, Tensor]) -> None:
     if bool((scored_BT & (labels_BT < 0)).any()):
         raise ValueError(
             f"'labels' holds {int(labels_BT[scored_BT].min())}, which is not a token. In patch-level "
-            f"training what is not scored must be {IGNORE_INDEX}: set it so in the data loader, and as "
-            "ignore_index of the model's own loss."
+            f"training, the label of a token that is not scored must be {IGNORE_INDEX}. Set it in the data "
+            "loader, and as ignore_index of the model's own loss."
         )
     before_BT = scored_BT[:, :-1]
     shifted = bool(before_BT.any()) and bool((labels_BT[:, :-1] == ids_BT[:, 1:])[before_BT].all())
     if shifted and not bool((labels_BT == ids_BT)[scored_BT].all()):
         raise ValueError(
-            "'labels' holds the next token at every position; patch targets need labels that are aligned "
+            "'labels' holds the next token at every position, but patch targets need labels that are aligned "
             "with the tokens (labels[t] is input_ids[t], or -100). Leave the shift to the model's loss: "
             "logits[:, :-1] against labels[:, 1:]."
         )
@@ -106,8 +106,8 @@ def check_rows(T: int, k: int, L: int, padded: bool, first: bool = True) -> None
     if patches < 2 and (first or not padded):
         raise ValueError(
             f"Rows of {T} tokens are shorter than two patches of k={k}, so no position has a next patch to "
-            f"predict. Use rows of at least {2 * k} tokens (max_seq_len of the training data set), better "
-            f"k*seq_len={k * L}."
+            f"predict. Use rows of at least {2 * k} tokens (max_seq_len of the training dataset), "
+            f"preferably k*seq_len={k * L}."
         )
     _check_cuts(T, k, L)
     if T % k and not padded:
@@ -125,18 +125,18 @@ def _check_cuts(T: int, k: int, L: int) -> None:
         )
     if k > 1 and T > k * L and T % (k * L):
         raise ValueError(
-            f"Rows of {T} tokens are longer than k*seq_len={k}*{L}={k * L} and no multiple of it, so they "
+            f"Rows of {T} tokens are longer than k*seq_len={k}*{L}={k * L} but not a multiple of it, so they "
             f"cannot be cut without losing tokens. Use rows of a multiple of {k * L} tokens, or set seq_len."
         )
     if T > L and T % L:
         raise ValueError(
-            f"Rows of {T} tokens are longer than seq_len={L} and no multiple of it, so the token stage "
+            f"Rows of {T} tokens are longer than seq_len={L} but not a multiple of it, so the token stage "
             f"cannot cut them. Use rows of a multiple of {L} tokens, or set seq_len to a divisor of {T}."
         )
 
 
 def check_microbatch(pieces: int, microbatch: object, model: ComposerModel) -> None:
-    """Checks that no microbatch of cut, padded rows can be without a scored label.
+    """Checks that every microbatch of cut, padded rows has a scored label.
 
     Args:
         pieces: Pieces that the token stage cuts a row into.
@@ -149,17 +149,18 @@ def check_microbatch(pieces: int, microbatch: object, model: ComposerModel) -> N
     """
     if not is_mpt(model) and isinstance(microbatch, int) and microbatch % pieces:
         raise ValueError(
-            f"The token stage cuts each row into {pieces} pieces, and device_train_microbatch_size="
-            f"{microbatch} is not a multiple of {pieces}: a microbatch of nothing but padding would make the "
-            f"loss NaN. Set it to a multiple of {pieces}, or pack the rows."
+            f"The token stage cuts each row into {pieces} pieces, and "
+            f"device_train_microbatch_size={microbatch} is not a multiple of {pieces}: a microbatch that "
+            f"holds only padding would make the loss NaN. Set it to a multiple of {pieces}, or pack the "
+            "rows."
         )
 
 
 def check_padding_side(batch: Mapping[str, Any], model: ComposerModel) -> None:
-    """Checks that rows are not padded on the left where MPT is trained on them.
+    """Checks that rows for MPT are not padded on the left.
 
-    MPT raises an error of its own where a row's first position is masked. In patches it would not meet
-    one as long as fewer than ``k`` tokens are padded, and the run would end at the switch.
+    MPT raises its own error if a row's first position is masked. In patches this does not happen as long
+    as fewer than ``k`` tokens are padded, and the run would fail at the switch.
 
     Raises:
         ValueError: If they are.
@@ -167,8 +168,8 @@ def check_padding_side(batch: Mapping[str, Any], model: ComposerModel) -> None:
     mask_BT = batch.get("attention_mask")
     if mask_BT is not None and is_mpt(model) and not bool(mask_BT[:, 0].all()):
         raise ValueError(
-            "The rows are padded on the left, which MPT cannot be trained on. Pad them on the right (the "
-            "tokenizer's padding_side: right)."
+            "The rows are padded on the left, and MPT cannot be trained on such rows. Pad them on the right "
+            "(set the tokenizer's padding_side: right)."
         )
 
 

@@ -1,4 +1,4 @@
-"""What cannot run beside patch-level training, of algorithms and callbacks."""
+"""Algorithms and callbacks that cannot run together with patch-level training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["check_other_algorithms", "check_others_in_patch_stages"]
 
 
 def check_other_algorithms(state: State, kind: type[Algorithm]) -> None:
-    """Refuses what cannot run beside the algorithm of type ``kind``.
+    """Refuses what cannot run together with the algorithm of type ``kind``.
 
     Raises:
         ValueError: For a second instance, SeqLengthWarmup and tensor parallelism.
@@ -24,13 +24,13 @@ def check_other_algorithms(state: State, kind: type[Algorithm]) -> None:
         )
     if state.tp_config is not None:
         raise ValueError(
-            "patch_level does not support tensor parallelism (tp_config): it has not been shown to train as "
-            "data parallelism does. Use FSDP or DDP."
+            "patch_level does not support tensor parallelism (tp_config): it has not been shown to give the "
+            "results of data parallelism. Use FSDP or DDP."
         )
 
 
 def check_others_in_patch_stages(state: State) -> None:
-    """Refuses what cannot run beside a patch stage, of algorithms and callbacks.
+    """Refuses algorithms and callbacks that cannot run in a patch stage.
 
     Raises:
         ValueError: For algorithms that need second derivatives, LabelSmoothing, an Alibi that shortens
@@ -44,8 +44,8 @@ def check_others_in_patch_stages(state: State) -> None:
             )
         if isinstance(algorithm, LabelSmoothing):
             raise ValueError(
-                "patch_level cannot run together with LabelSmoothing: it smooths labels that the loss of the "
-                "patch stage does not read. Remove LabelSmoothing."
+                "patch_level cannot run together with LabelSmoothing: it smooths labels, which the patch "
+                "loss does not read. Remove LabelSmoothing."
             )
         if isinstance(algorithm, Alibi) and algorithm.train_sequence_length_scaling != 1:
             raise ValueError(
@@ -55,6 +55,6 @@ def check_others_in_patch_stages(state: State) -> None:
     for callback in state.callbacks:
         if isinstance(callback, (EarlyStopper, ThresholdStopper)) and callback.dataloader_label == "train":
             raise ValueError(
-                f"{type(callback).__name__} watches the train metric {callback.monitor!r}, which the patch "
-                "stage does not have: its losses are of another kind. Set dataloader_label to 'eval'."
+                f"{type(callback).__name__} watches the train metric {callback.monitor!r}, which is not "
+                "computed in the patch stage. Set dataloader_label to 'eval'."
             )

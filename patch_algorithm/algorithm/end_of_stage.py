@@ -22,10 +22,10 @@ _EVENT_OF_EPOCH = {Event.BATCH_END: Event.EPOCH_END, Event.BATCH_CHECKPOINT: Eve
 class EndOfStage:
     """Makes savers and evaluators act once more, at the end of a stage.
 
-    Their own intervals are asked first and always, so that what they would have done they still do;
-    names, ``latest`` links, uploads and clean-up are the savers'. An evaluator that is switched off
-    (``eval_interval: 0``) stays so. What a fit that broke off has asked for is nothing to another trainer
-    that the same savers and evaluators are given to.
+    Their own intervals are always asked first and still apply. Names, ``latest`` links, uploads and
+    clean-up are left to the savers. An evaluator that is switched off (``eval_interval: 0``) stays off.
+    Requests left over from an interrupted fit do not reach another trainer with the same savers and
+    evaluators.
 
     Args:
         saves: Whether checkpoint savers save at the end of a stage.
@@ -41,7 +41,7 @@ class EndOfStage:
         self._state: ref[State] | None = None
 
     def attach(self, state: State) -> None:
-        """Wraps the intervals that are not wrapped yet: after a fit that broke off the others still are."""
+        """Wraps the intervals that are not wrapped yet: those of an interrupted fit still are."""
         if self._saves:
             self._wrap("save_interval", (c for c in state.callbacks if isinstance(c, CheckpointSaver)))
         if self._evaluates:
@@ -57,8 +57,8 @@ class EndOfStage:
     def request(self, state: State) -> None:
         """Asks for a checkpoint and an evaluation at the next event that has them.
 
-        That is before another batch is trained, except where the end of a stage shows only when the
-        next batch is there: where a fit starts behind it, and in epochs of unknown length.
+        That is before another batch is trained, unless the end of a stage is only known once the next
+        batch has been read: when a fit starts after it, and in epochs of unknown length.
         """
         self._state = ref(state)
         ends = state.max_duration is not None and state.timestamp >= state.max_duration

@@ -1,7 +1,7 @@
-"""Steps of several batches of the data loader: what constant compute per step is made of.
+"""Joins several batches of the data loader into one step, for constant compute per step.
 
-The trainer's loader is asked several times for one step, before the trainer counts it. So its order, its
-clock and its resumption stay its own: k batches of B rows are k * B rows for all that count rows.
+The trainer's loader is asked several times for one step, before the trainer counts it. So order, clock and
+resumption stay the trainer's own: wherever rows are counted, k batches of B rows count as k * B rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["JoiningLoader", "join", "join_batches", "take_apart"]
 class JoiningLoader:
     """A data loader whose steps take one or several batches of another.
 
-    It has no length: steps of an epoch depend on where in it a stage ends.
+    It has no length: the number of steps in an epoch depends on where in it a stage ends.
 
     Args:
         loader: The loader that is joined.
@@ -45,7 +45,7 @@ class JoiningLoader:
 
     @property
     def dataset(self) -> Any:
-        """The data set of the loader that is joined."""
+        """The dataset of the loader that is joined."""
         return getattr(self.loader, "dataset", None)
 
     def __iter__(self) -> Iterator[Any]:
@@ -71,15 +71,15 @@ def join(batches: Sequence[Any]) -> Any:
     """One batch of the rows of several, in their order.
 
     Raises:
-        ValueError: If they are no mappings of tensors and lists, or their rows differ in length.
+        ValueError: If they are not mappings of tensors and lists, or their rows differ in length.
     """
     if len(batches) == 1:
         return batches[0]
     first = batches[0]
     if not isinstance(first, Mapping):
         raise ValueError(
-            f"constant_compute joins batches that are mappings, as llm-foundry's are; the data loader gave a "
-            f"{type(first).__name__}. Use such a data loader, or set constant_compute: false."
+            "constant_compute needs batches that are mappings, as in llm-foundry; the data loader returned "
+            f"a {type(first).__name__}. Use a loader that returns mappings, or set constant_compute: false."
         )
     joined = {key: _joined(key, [batch[key] for batch in batches]) for key in first}
     return keep_pinned(first, joined) if isinstance(first.get("input_ids"), torch.Tensor) else joined
@@ -90,7 +90,7 @@ def _joined(key: str, values: list[Any]) -> Any:
         shapes = {tuple(value.shape[1:]) for value in values}
         if len(shapes) > 1:
             raise ValueError(
-                f"constant_compute joins batches whose rows are of one length; {key!r} came in "
+                f"constant_compute needs batches whose rows have one length; {key!r} has rows of shapes "
                 f"{sorted(shapes)}. Pad all rows to one length, or set constant_compute: false."
             )
         return torch.cat(values)
@@ -98,17 +98,17 @@ def _joined(key: str, values: list[Any]) -> Any:
         return [entry for value in values for entry in value]
     raise ValueError(
         f"constant_compute cannot join {key!r} of the batches, a {type(values[0]).__name__}; expected a "
-        "tensor or a list with one entry per row. Leave it out of the batch, or set constant_compute: false."
+        "tensor or a list with one entry per row. Remove it from the batch, or set constant_compute: false."
     )
 
 
 def join_batches(state: State, timeline: Timeline) -> None:
-    """Puts a :class:`JoiningLoader` in the place of the trainer's loader for a fit, if the run wants it.
+    """Replaces the trainer's loader by a :class:`JoiningLoader` for a fit, if the run needs it.
 
-    ``state.train_dataloader`` stays the loader itself, of which Composer saves and loads the state.
+    ``state.train_dataloader`` stays the loader itself, whose state Composer saves and loads.
 
     Raises:
-        ValueError: For a run in epochs, whose steps depend on where the switch falls.
+        ValueError: For a run in epochs, where the number of steps depends on where the switch falls.
     """
     take_apart(state)  # from a fit that broke off
     if not timeline.plan.constant_compute or not timeline.plan.stages:

@@ -12,13 +12,13 @@ __all__ = ["prepare_kernel"]
 _TORCH_NAMES = {"gpu": "cuda", "tpu": "xla"}
 _CAN_BE_CHOSEN = (
     "patch_level: the loss is computed by torch operations. loss_kernel: triton selects fused kernels, which "
-    "read the logits once forward and once backward; not the default, because they have not been timed on a "
-    "GPU."
+    "read the logits once forward and once backward. They are not the default, because they have not been "
+    "timed on a GPU."
 )
 
 
 def prepare_kernel(kernel: str, device_name: str) -> None:
-    """Refuses a kernel that cannot run, and tells of the fused one where ``'auto'`` leaves it alone.
+    """Refuses a kernel that cannot run, and mentions the fused one if ``'auto'`` does not choose it.
 
     Args:
         kernel: The argument ``loss_kernel``.

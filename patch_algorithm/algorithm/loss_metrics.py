@@ -1,4 +1,4 @@
-"""What the loss's own pass says of a step, over its microbatches and all ranks."""
+"""The loss metrics of a step, over its microbatches and all ranks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LossTally:
     _parts: list[Tensor] = field(default_factory=list)
 
     def reset(self) -> None:
-        """Starts a step; an out-of-memory retry starts it anew."""
+        """Starts a step; an out-of-memory retry starts it again."""
         self._parts = []
 
     def add(self, loss: PatchLoss) -> None:

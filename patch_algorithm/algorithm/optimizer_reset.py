@@ -1,4 +1,4 @@
-"""Setting an optimizer's state back to where it started, in place."""
+"""Resets an optimizer's state to what it was at the start, in place."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _STARTS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
 
 
 def reset_moments(optimizer: Optimizer) -> None:
-    """Sets the state of every parameter back to what it was before the first step, ``step`` included.
+    """Resets the state of every parameter, ``step`` included, to what it was before the first step.
 
-    Keys, dtypes and shardings stay: a state dict that is cleared would be filled by the optimizer's
-    next step, and a checkpoint saved in between would come back with ``step`` at 1.
+    Keys, dtypes and shardings stay: a cleared state dict would only be filled by the optimizer's next
+    step, and a checkpoint saved in between would be loaded with ``step`` at 1.
 
     Args:
         optimizer: A torch optimizer; its state may be sharded by FSDP.
@@ -44,11 +44,10 @@ def reset_moments(optimizer: Optimizer) -> None:
 
 
 def refuse_unresettable(optimizer: Optimizer) -> None:
-    """Refuses an optimizer whose state holds more than tensors of values and numbers, or cannot start anew.
+    """Refuses an optimizer whose state holds more than tensors of values and numbers, or cannot be reset.
 
-    Integers are the codes of quantized moments, stored next to their code books: zeros there would not be
-    a start but the end of all updates. SGD with dampening starts without momentum, which sharded
-    checkpoints cannot hold.
+    Integers are the codes of quantized moments, stored next to their code books: setting them to zero would
+    end all updates. SGD with dampening starts without momentum, which sharded checkpoints cannot hold.
 
     Raises:
         ValueError: If so.
@@ -57,8 +56,8 @@ def refuse_unresettable(optimizer: Optimizer) -> None:
         if group.get("dampening") and "momentum_buffer" in state and _is_sharded(parameter):
             raise ValueError(
                 f"on_switch='reset' cannot reset {type(optimizer).__name__} with dampening="
-                f"{group['dampening']} where FSDP shards its state: there is no momentum before its first "
-                "step, and sharded checkpoints need some. Set dampening to 0, or use on_switch='carry'."
+                f"{group['dampening']} where FSDP shards its state: it has no momentum before its first "
+                "step, and sharded checkpoints need one. Set dampening to 0, or use on_switch='carry'."
             )
         for key, value in state.items():
             codes = isinstance(value, Tensor) and value.numel() > 1 and not _is_real_or_complex(value)

@@ -44,24 +44,24 @@ class PatchLevel(Algorithm):
     """Patch-level training (Shao, Meng and Zhou, ICLR 2025, arXiv 2407.12665).
 
     For a first share of the run each position reads a patch, the mean of ``k`` consecutive token
-    embeddings, and predicts all ``k`` tokens of the next patch with one softmax; then the run switches
+    embeddings, and predicts all ``k`` tokens of the next patch with one softmax. Then the run switches
     to ordinary next-token training and ends as an ordinary model. No parameter is added.
 
     Runs on :attr:`.Event.AFTER_DATALOADER`, where rows longer than ``k * seq_len`` tokens are cut and
-    folded into patches (the trainer has counted raw samples and tokens by then), and on
-    :attr:`.Event.BEFORE_LOSS`, where the K-target loss takes the place of the model's own. In the token
-    stage rows longer than ``seq_len`` are cut, and nothing else is done. Evaluation, prediction,
-    generation and export see an ordinary token-level model at any time.
+    all rows are folded into patches (by then the trainer has counted raw samples and tokens), and on
+    :attr:`.Event.BEFORE_LOSS`, where the K-target loss replaces the model's own. In the token stage it
+    only cuts rows longer than ``seq_len``. Evaluation, prediction, generation and export see an ordinary
+    token-level model at any time.
 
     Every step logs ``patch_level/`` ``stage`` (counted from 0; the last is the token stage), ``k``,
     ``positions_per_row``, ``share_of_run`` and ``compute_share`` (positions computed so far as a share of
-    token-only training on the same rows); patch steps also ``loss``, ``perplexity`` and
-    ``token_accuracy``, which are not comparable with the token stage's. The train metrics of the model
-    are set aside in the patch stage.
+    token-only training on the same rows). Patch steps also log ``loss``, ``perplexity`` and
+    ``token_accuracy``, which are not comparable with the token stage's. The model's own train metrics
+    are not computed in the patch stage.
 
-    One object may be given to several trainers, each of which has a run of its own. All but the first put
-    a copy in its place in ``trainer.state.algorithms``, so that each saves and loads its own run. The
-    properties of the object tell of the run that had the latest event, those of a copy of its trainer's.
+    One object may be given to several trainers, each of which has its own run. Every trainer but the first
+    puts a copy of it into ``trainer.state.algorithms``, so that each saves and loads its own run. The
+    properties of the object describe the run with the latest event; those of a copy, its trainer's run.
 
     Args:
         k (int, optional): Tokens per patch. ``1`` trains at token level throughout. Default: ``4``.
@@ -75,41 +75,41 @@ class PatchLevel(Algorithm):
         stages (list, optional): Several patch stages instead of ``k`` and ``ratio``, in their order:
             ``[{k: 8, until: 0.3dur}, {k: 4, until: 0.6dur}]``, then token level. Rows longer than
             ``k * seq_len`` are cut to it in each stage. Default: one stage of ``k`` until ``ratio``.
-        target_weights (str | list[float], optional): What the tokens of the next patch count in the loss:
-            ``'uniform'``, or ``'inverse'``, ``1 / i`` at the i-th place, which the published ablation
-            finds slightly better from ``k=8`` on; or ``k`` numbers, scaled to a mean of 1.
+        target_weights (str | list[float], optional): How much each token of the next patch counts in the
+            loss: ``'uniform'``; ``'inverse'``, which is ``1 / i`` for the i-th token (slightly better from
+            ``k=8`` on, by the published ablation); or ``k`` numbers, which are scaled to a mean of 1.
             Default: ``'uniform'``.
         loss_kernel (str, optional): What computes the loss: ``'torch'`` (any device), ``'triton'`` (fused
             kernels, CUDA only), or ``'auto'``, which is torch until the fused kernels have been timed on a
             GPU. Default: ``'auto'``.
-        patch_inputs (bool, optional): With ``False`` positions read single tokens, for ablations and
-            where data is short: nothing is saved then. Default: ``True``.
-        patch_targets (bool, optional): With ``False`` positions predict the next token alone.
+        patch_inputs (bool, optional): If ``False``, positions read single tokens. That saves no compute;
+            it is meant for ablations and for runs with little data. Default: ``True``.
+        patch_targets (bool, optional): If ``False``, positions predict only the next token.
             Default: ``True``.
-        on_switch (str, optional): What becomes of the optimizer's state at the end of each patch
+        on_switch (str, optional): What happens to the optimizer's state at the end of each patch
             stage: ``'carry'`` or ``'reset'``. Default: ``'carry'``.
         rehearse_switch (bool, optional): Whether to run one token-stage microbatch before the first
-            step where the switch makes rows longer in positions, so that running out of memory shows
-            at once. Default: ``True``.
-        scale_microbatch (bool, optional): Whether microbatches grow in the patch stage by as much as
-            rows have fewer positions there. Ignored if ``device_train_microbatch_size`` is ``'auto'``. With
-            FSDP it is worth setting where rows fit the context already: weights are gathered for every
-            microbatch, however few positions it has. Default: ``False``.
-        checkpoint_at_switch (bool, optional): Whether the run's checkpoint savers save at the end of
-            each patch stage, too. Default: ``True``.
-        eval_at_switch (bool, optional): Whether the run's evaluators evaluate there, too, unless they are
+            step if rows have more positions after the switch, so that running out of memory shows at
+            once. Default: ``True``.
+        scale_microbatch (bool, optional): Whether microbatches hold more rows in the patch stage, in
+            proportion to the fewer positions per row. Ignored if ``device_train_microbatch_size`` is
+            ``'auto'``. With FSDP it is worth setting if rows already fit the context: weights are
+            gathered for every microbatch, however few positions it has. Default: ``False``.
+        checkpoint_at_switch (bool, optional): Whether the run's checkpoint savers also save at the end of
+            each patch stage. Default: ``True``.
+        eval_at_switch (bool, optional): Whether the run's evaluators also evaluate there, unless they are
             switched off (``eval_interval: 0``). Default: ``True``.
         constant_compute (bool, optional): Whether a patch step takes ``k`` batches of the data loader, so
             that it computes as many positions as a token step, as in token superposition (arXiv
-            2605.06546); a ``ratio`` of a run given in batches is then that paper's share of steps.
-            By default a step of each stage takes one batch, as in the patch-level paper. Default: ``False``.
-        on_mismatch (str, optional): Where a checkpoint disagrees with the configuration in its stages
-            or ``seq_len``: ``'error'``, ``'use_checkpoint'`` or ``'use_config'``. A stage once left is
-            never entered again. Default: ``'error'``.
+            2605.06546). If ``max_duration`` is in batches, ``ratio`` is then that paper's share of steps.
+            With ``False`` every step takes one batch, as in the patch-level paper. Default: ``False``.
+        on_mismatch (str, optional): What to do if the stages or ``seq_len`` of a checkpoint differ from the
+            configuration: ``'error'``, ``'use_checkpoint'`` or ``'use_config'``. A stage that a run has
+            left is never entered again. Default: ``'error'``.
 
     Raises:
-        ValueError: For arguments that are not of these kinds; when training starts, for models, rows
-            and durations that cannot be trained so, before any weight changes.
+        ValueError: For invalid arguments. When training starts, before any weight changes: for models,
+            rows and durations that cannot be trained in patches.
         RehearsalError: If the token stage will not fit in memory.
 
     Example:
@@ -169,8 +169,8 @@ class PatchLevel(Algorithm):
         if stages is not None:
             if (self.k, self.ratio) != (_DEFAULT_K, _DEFAULT_RATIO):
                 raise ValueError(
-                    f"Both stages and k={self.k}, ratio={self.ratio!r} are given; stages takes their place. "
-                    "Remove one or the other."
+                    f"Both stages and k={self.k}, ratio={self.ratio!r} are given, but stages replaces "
+                    "them. Remove one or the other."
                 )
             return parse_stages(stages)
         length = end.value if isinstance(end, Time) else end
@@ -209,7 +209,7 @@ class PatchLevel(Algorithm):
 
     @property
     def _run(self) -> PatchRun:
-        """The run that the properties tell of."""
+        """The run that the properties describe."""
         return self._run_of_trainer if self._is_copy else self._runs.latest
 
     @property
@@ -242,11 +242,10 @@ class PatchLevel(Algorithm):
     def stage_clock(self, state: State) -> StageClock:
         """The stage that a step at the trainer's present clock belongs to.
 
-        It may be asked as soon as ``max_duration`` is known, by learning rate schedulers before the
-        first fit, too.
+        Available as soon as ``max_duration`` is known: learning rate schedulers ask before the first fit.
 
         Raises:
-            ValueError: If the ends of stages cannot be told in a run of this length.
+            ValueError: If the ends of stages cannot be determined in a run of this length.
         """
         return self._runs.by_state.get(trainers_state(state), self._run).timeline.clock(state)
 

@@ -182,7 +182,7 @@ class PatchRun:
             self._take_count(PositionCount((behind - self._spared_tokens) / ranks, behind / ranks))
 
     def _enter(self, state: State) -> None:
-        """Goes to the stage that the clock stands in, which may lie behind the one that was saved."""
+        """Enters the stage of the present clock, which may come after the one that was saved."""
         begins_late = not self.timeline.has_begun and state.timestamp.batch > 0
         left = self.timeline.stage
         if self.timeline.enter(next_step(state), state.timestamp):
@@ -190,10 +190,10 @@ class PatchRun:
         elif begins_late and self.timeline.plan.stages and not self.timeline.in_patch_stage:
             batch, switch = int(state.timestamp.batch.value), self.timeline.plan.stages[-1].until
             warn(
-                f"patch_level: no patch stage is left. The checkpoint, at batch {batch}, is of a run without "
-                f"patch_level, and the switch is at {switch.to_timestring()}, so all of this run trains at "
-                "token level. To train its weights in patches, start a new run from them (load_weights_only: "
-                "true), or give ratio as a later time of this run, such as '20000ba'."
+                f"patch_level: no patch stage is left. The checkpoint (batch {batch}) comes from a run "
+                f"without patch_level, and the switch at {switch.to_timestring()} is behind it, so the rest "
+                "of this run trains at token level. To train its weights in patches, start a new run from "
+                "them (load_weights_only: true), or set ratio to a later time of this run, such as '20000ba'."
             )
 
     def _warn_of_no_switch(self, state: State) -> None:
@@ -203,7 +203,7 @@ class PatchRun:
         switch, end = self.timeline.plan.stages[-1].until, max_duration(state)
         warn(
             f"The switch at {switch.to_timestring()} is not before the end of the run at "
-            f"{end.to_timestring()}: the run ends as a patch model, which cannot generate. "
+            f"{end.to_timestring()}: the run ends as a patch model, which cannot generate text. "
             "Lower ratio, or resume the run with a longer max_duration."
         )
 

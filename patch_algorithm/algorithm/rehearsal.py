@@ -1,7 +1,7 @@
 """One token-stage step before the first patch step, so that running out of memory shows at once.
 
-Where rows fit the model's context at token level, the switch multiplies the positions of a row by k,
-days into a run perhaps.
+If rows already fit the model's context at token level, the switch multiplies the positions of a row by k,
+perhaps days into a run.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def steps_in_backward(model: nn.Module) -> bool:
 def rehearse(state: State, batch: Mapping[str, Any]) -> str:
     """Runs a forward and backward pass of a token-stage microbatch, and undoes what it did.
 
-    It holds what a step of the trainer holds: the outputs through the backward and the next forward.
-    Weights, gradients, random numbers, buffers and the bookkeeping of DistributedDataParallel are
-    afterwards what they were before. Memory that the optimizer will take is reserved meanwhile. Where
-    the token stage accumulates gradients, two passes are made, the second onto the first's gradients.
+    It keeps in memory what a step of the trainer keeps: the outputs, through the backward pass and the next
+    forward pass. Weights, gradients, random numbers, buffers and the bookkeeping of DistributedDataParallel
+    are restored. Memory that the optimizer will take is reserved meanwhile. If the token stage accumulates
+    gradients, two passes are made, the second onto the first's gradients.
 
     Args:
         state: The trainer's state, before a step.
@@ -84,8 +84,8 @@ def rehearse(state: State, batch: Mapping[str, Any]) -> str:
 def _message(what: str, size: int) -> str:
     lower = f"device_train_microbatch_size below {size}" if size > 1 else "seq_len, or the model's size"
     return (
-        f"The token stage does not fit in memory: {what}, rehearsed before the first step, ran out of it. "
-        f"The run would have died at the switch. Set {lower}, or turn on activation checkpointing or FSDP. "
+        f"The token stage does not fit in memory: {what}, tried before the first step, ran out of it. "
+        f"The run would have failed at the switch. Set {lower}, or turn on activation checkpointing or FSDP. "
         "(scale_microbatch: true lets the patch stage keep larger microbatches; rehearse_switch: false "
         "turns the rehearsal off.)"
     )
@@ -132,14 +132,14 @@ def _undone(model: nn.Module) -> Iterator[None]:
     if versions != [p._version for p, _ in gradients]:
         raise RuntimeError(
             "The rehearsal of the token stage changed the weights: something writes to them in the forward "
-            "(an embedding with max_norm) or steps an optimizer inside the backward. Rebuild the model and "
-            "set rehearse_switch: false."
+            "pass (an embedding with max_norm) or steps an optimizer inside the backward pass. Rebuild the "
+            "model and set rehearse_switch: false."
         )
 
 
 @contextmanager
 def _random_state_kept(state: State) -> Iterator[None]:
-    """Of torch, numpy and Python, as Composer seeds all three: models draw layers to drop by any of them."""
+    """Of torch, numpy and Python: Composer seeds all three, and models use any of them to drop layers."""
     devices = [torch.cuda.current_device()] if state.device.name == "gpu" else []
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
@@ -163,7 +163,7 @@ def _optimizer_memory(optimizers: Any) -> list[Tensor]:
 
 
 def _states_per_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> int:
-    """How many tensors of a parameter's size an optimizer keeps in a group: found out on a small one."""
+    """How many tensors of a parameter's size an optimizer keeps in a group, measured on a small one."""
     shape = (2, 3)
     probe = nn.Parameter(torch.zeros(shape))
     probe.grad = torch.zeros(shape)

@@ -1,4 +1,4 @@
-"""What becomes of the rows of a batch in each stage: how long they are cut, and how they are folded.
+"""Cuts and folds the rows of a batch as each stage needs them.
 
 Shapes: B rows, T raw tokens a row, K patch size, P positions, L the model's context in positions.
 """
@@ -33,12 +33,12 @@ __all__ = ["RowFolder"]
 
 
 class RowFolder:
-    """Cuts and folds batches by the plan of a run, and settles what only the rows can tell.
+    """Cuts and folds batches by the plan of a run, and settles what only the rows show.
 
     Args:
         timeline: The stages of the run; its plan learns ``seq_len`` from the rows.
         count: The positions of the run so far, for the banner.
-        weights: What the targets of a position count, for the banner.
+        weights: How much each target of a position counts, for the banner.
     """
 
     def __init__(self, timeline: Timeline, count: PositionCount, weights: TargetWeights = "uniform") -> None:
@@ -148,8 +148,8 @@ class RowFolder:
         self._documents_announced = True
         warn(
             "The batch marks its documents (sequence_id or position_ids), but the model ignores the marks: "
-            "they are concatenated, as in the paper. MPT keeps them apart with attn_uses_sequence_id: true, "
-            "Hugging Face models where their forward takes position_ids."
+            "documents are concatenated, as in the paper. To keep them apart, set attn_uses_sequence_id: "
+            "true for MPT, or use a Hugging Face model whose forward takes position_ids."
         )
 
     def _announce_unread_tokens(self, batch: Mapping[str, Any], folded: Mapping[str, Any]) -> None:
@@ -161,6 +161,6 @@ class RowFolder:
         if unread:
             self._documents_announced = True
             announce(
-                f"patch_level: documents are kept apart. {unread} of this batch's {real} tokens stand in "
-                "patches of the document after theirs, and are predicted but not read."
+                f"patch_level: documents are kept apart. {unread} of this batch's {real} tokens share a "
+                "patch with the document after theirs, to which it belongs: they are predicted but not read."
             )

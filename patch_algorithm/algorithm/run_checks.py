@@ -1,6 +1,6 @@
-"""What a trainer tells of its run at the start of a fit, checked as ``patch-level doctor`` checks a YAML.
+"""Checks a run at the start of a fit, as ``patch-level doctor`` checks a YAML file.
 
-Under ``llmfoundry train``, or in a script, nobody has read the configuration before.
+Under ``llmfoundry train``, or in a script, no other check has read the configuration.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def findings_at_start(
         rehearsed: Whether the token stage is tried before the first step.
 
     Returns:
-        A few lines to show; empty where nothing is found that nobody has shown.
+        A few lines to show; empty if nothing is found that was not shown before.
     """
     if not plan.stages or state.timestamp.batch > 0:
         return ""

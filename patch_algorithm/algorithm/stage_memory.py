@@ -1,4 +1,4 @@
-"""What the stages of a run ask of memory: the rehearsal of the token stage, and the microbatch."""
+"""The memory that the stages of a run need: the rehearsal of the token stage, and the microbatch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["StageMemory"]
 class StageMemory:
     """Rehearses the token stage once a run, and lets microbatches grow in patch stages.
 
-    Does nothing where the trainer finds its microbatch by itself (``'auto'``): it also does at the
-    switch.
+    Does nothing if the trainer finds its microbatch size by itself (``'auto'``): it does so at the
+    switch, too.
 
     Args:
-        rehearses: Whether to rehearse where rows have more positions in the token stage.
-        scales: Whether microbatches grow by as much as rows have fewer positions.
+        rehearses: Whether to rehearse if rows have more positions in the token stage.
+        scales: Whether microbatches grow in proportion to the fewer positions per row.
     """
 
     def __init__(self, rehearses: bool, scales: bool) -> None:
@@ -76,8 +76,8 @@ def _rehearse(state: State, batch: Mapping[str, Any]) -> None:
     if steps_in_backward(state.model):
         announce(
             "patch_level: the token stage is not rehearsed. Parameters have hooks that run inside the "
-            "backward (an optimizer that steps there), and a rehearsal could not undo what these do. "
-            "Whether the token stage fits in memory will show at the switch."
+            "backward pass (an optimizer that steps there), and a rehearsal could not undo their effect. "
+            "Whether the token stage fits in memory will only show at the switch."
         )
         return
     what = rehearse(state, batch)

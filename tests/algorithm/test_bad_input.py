@@ -141,7 +141,7 @@ def test_labels_with_another_mark_for_what_is_not_scored() -> None:
 @pytest.mark.parametrize("shape", [(1, 16, 16), (16, 16)])
 def test_masks_that_have_no_value_for_each_token(shape: tuple[int, ...]) -> None:
     rows = [row | {"attention_mask": torch.ones(shape)} for row in make_rows(8, 16)]
-    assert_refused(rows, PatchLevel(k=4), r"'attention_mask' of shape \(4, .*a value for each token")
+    assert_refused(rows, PatchLevel(k=4), r"'attention_mask' of shape \(4, .*one value per token")
 
 
 def test_values_for_each_token_that_nobody_can_fold() -> None:

@@ -132,7 +132,7 @@ def test_a_checkpoint_that_knows_nothing_of_patches(
     algorithm = PatchLevel(k=4, ratio=ratio, seq_len=4)
     trainer = make_trainer(rows, [algorithm], max_duration="16ba", load_path=str(tmp_path / "ba8.pt"))
     if whole is None:
-        with warned("no patch stage is left.*load_weights_only.*ratio as a later time"):
+        with warned("no patch stage is left.*load_weights_only.*ratio to a later time"):
             trainer.fit()
     else:
         trainer.fit()

@@ -45,12 +45,12 @@ def test_finished_run_that_is_queued_again_has_not_failed(
     assert len(saved) > 1
     caplog.clear()
     assert main([str(path)]) == 0
-    assert "finished already" in caplog.text
+    assert "already finished" in caplog.text
     assert "max_duration of 2ba" in caplog.text
     assert sorted((tmp_path / "run").glob("*.pt")) == saved
     caplog.clear()
     assert main([str(path), "max_duration=3ba"]) == 0, "it goes on where there is more to do"
-    assert "finished already" not in caplog.text
+    assert "already finished" not in caplog.text
     assert len(list((tmp_path / "run").glob("*.pt"))) > len(saved)
 
 
@@ -136,7 +136,7 @@ def test_two_ranks_train_and_are_queued_again(launcher: str, corpus: Path, tmp_p
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         assert "Traceback" not in done.stderr
-        assert done.stderr.count("finished already") == finished
+        assert done.stderr.count("already finished") == finished
         assert list((tmp_path / "run").glob("*ba2*.pt"))
 
 

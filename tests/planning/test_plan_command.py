@@ -85,7 +85,7 @@ def test_units_of_the_other_paper() -> None:
         (("{run}", "nonsense"), "not of the form key=value"),
         (("{run}", "max_duration=null"), "max_duration is missing"),
         (("{run}", "model.n_heads=5"), "mpt_causal_lm cannot be built"),
-        (("{run}", "train_loader.dataset.max_seq_len=63"), "no multiple of"),
+        (("{run}", "train_loader.dataset.max_seq_len=63"), "not a multiple of"),
         (("{run}", "algorithms.patch_level.raito=0.5"), "algorithms.patch_level"),
         (
             ("{run}", "algorithms.patch_level.target_weights=[4,2,1]"),
