@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_first_screen_says_what_it_is_for_whom_and_how_to_see_it() -> None:
-    screen = README.partition("## In a config of your own")[0]
+    screen = README.partition("## In your own config")[0]
     order = ["badge-python.svg", "<picture>", "**Is it for you?**", "## See it work"]
     assert sorted(order, key=screen.index) == order
     console = re.search(r"^```console\n(.*?)^```$", screen, re.M | re.S)
