@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,9 +19,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
+NUMBERS_OF_A_WORKER = 2000
+"""More data sets than streaming opens in one session of tests."""
+
 # Property tests try the same examples on every machine and in every run.
 settings.register_profile("patch_algorithm", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("patch_algorithm")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps a file's tests in one worker: they share runs that are trained once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +54,10 @@ def own_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", str(folder))
+        # Two workers of pytest-xdist that look for a free number at the same time would take the same one.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        for number in range(worker * NUMBERS_OF_A_WORKER):
+            (folder / f"{number:06}_cache_filelock").touch()
         yield folder
 
 

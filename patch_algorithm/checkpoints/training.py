@@ -38,16 +38,25 @@ class Training:
 
     Attributes:
         stages: The stages that it has been in.
-        in_patch_stage: Whether it is in one of patches now, so that the model is not finished.
         plan: What the run had settled on; ``None`` for a run without ``patch_level``.
         compute_share: Positions computed, as a share of token-level training on the same tokens; ``None``
             where nothing was counted.
     """
 
     stages: tuple[TrainedStage, ...]
-    in_patch_stage: bool
     plan: StagePlan | None
     compute_share: float | None
+
+    @property
+    def k(self) -> int:
+        """Tokens per patch in its last step: at the switch itself that step was still on patches."""
+        trained = [stage for stage in self.stages if stage.steps]
+        return (trained or self.stages)[-1].k
+
+    @property
+    def in_patch_stage(self) -> bool:
+        """Whether its last step was on patches, so that the model reads single tokens badly."""
+        return self.k > 1
 
     @property
     def steps(self) -> int:
@@ -75,9 +84,8 @@ class Training:
         """
         end = int(timestamp["batch"]), int(timestamp["token"])
         if algorithm is None or "stages" not in algorithm:
-            return cls((TrainedStage(1, *end),), False, None, None)
+            return cls((TrainedStage(1, *end),), None, None)
         plan = StagePlan.from_state_dict(algorithm)
-        stage = int(algorithm.get("stage", 0))
         started = {int(index): clock for index, clock in algorithm.get("started", {}).items()}
         starts = [
             (index, int(clock["batch"]), int(clock["token"])) for index, clock in sorted(started.items())
@@ -89,7 +97,7 @@ class Training:
         )
         positions = algorithm.get("positions")
         share = None if not positions else PositionCount.from_state_dict(positions).share
-        return cls(stages, plan.is_patch_stage(stage), plan, share)
+        return cls(stages, plan, share)
 
     def __str__(self) -> str:
         stages = ", ".join(

@@ -134,7 +134,7 @@ def _outside(package: str, installed: str, declared: str, tested: str) -> Findin
         f"{package} {installed}; this package declares {declared or 'another version'}.",
         "It was installed past the declared ranges, by an override or by hand. Nobody has run the tests with "
         "it.",
-        f"Install {package}=={tested}, or run the tests with yours: `uv run pytest`.",
+        f"Install {package}=={tested}, or run the tests with yours: `uv run pytest -n 2`.",
     )
 
 

@@ -22,8 +22,8 @@ from patch_algorithm.evaluation.zero_shot.items import TaskData, read_tasks
 __all__ = ["evaluate"]
 
 _UNFINISHED = (
-    "The checkpoint is of a patch stage: its model has learnt to read patches, so that its loss on tokens "
-    "says little. Evaluate it after the switch."
+    "The last step before this checkpoint was on patches: the model has learned to read patches, so its "
+    "loss on single tokens says little yet. Evaluate a later checkpoint."
 )
 
 

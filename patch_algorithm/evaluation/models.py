@@ -48,7 +48,7 @@ class Evaluated:
 
     @property
     def in_patch_stage(self) -> bool:
-        """Whether the checkpoint says that the model has not learnt to read tokens yet."""
+        """Whether the checkpoint says that the model has not learned to read tokens yet."""
         return self.training is not None and self.training.in_patch_stage
 
 

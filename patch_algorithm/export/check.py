@@ -135,7 +135,7 @@ def check_export(
         path: The folder.
         checkpoint: The Composer checkpoint that it was made of.
         config: The run's YAML.
-        force: Also if the checkpoint is of a patch stage.
+        force: Also if the checkpoint's last step was on patches.
         trust_remote_code: Whether Python code in the folder may be run.
         changes: What was mended before, for the report.
 
@@ -198,14 +198,15 @@ def _check_training(trained: Trained | None, run: RunFile | None, force: bool) -
     if training.in_patch_stage:
         if not force:
             raise ValueError(
-                f"{trained.path} is of a patch stage ({training.plan}; step {training.steps:,}): its model "
-                "has learnt to read patches, and is not finished. Take the export and the checkpoint of the "
-                "end of the run, or add --force."
+                f"The last step before {trained.path} was on patches of {training.k} ({training.plan}; step "
+                f"{training.steps:,}): the model has learned to read patches, and is not finished. Take the "
+                "export and the checkpoint of the end of the run, or add --force."
             )
         yield finding(
             "export-patch-stage",
-            f"The checkpoint is of a patch stage ({training.plan}; step {training.steps:,}).",
-            "The model has learnt to read patches, and reads single tokens badly.",
+            f"The last step before the checkpoint was on patches of {training.k} ({training.plan}; step "
+            f"{training.steps:,}).",
+            "The model has learned to read patches, and reads single tokens badly.",
             "Take the export of the end of the run.",
         )
     planned = None if run is None or run.plan is None else run.plan.stages

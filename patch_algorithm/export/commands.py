@@ -54,7 +54,7 @@ def check_export(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also if the checkpoint is of a patch stage.", rich_help_panel=_RUN),
+        typer.Option("--force", help="Also if the last step was on patches.", rich_help_panel=_RUN),
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
     fix: Annotated[

@@ -25,7 +25,7 @@ def test_the_first_screen_says_what_it_is_for_whom_and_how_to_see_it() -> None:
     assert console
     assert console[1].splitlines() == [
         "pip install uv && uv run composer train.py yamls/quickstart.yaml",
-        "uv run pytest",
+        "uv run pytest -n 2",
     ]
     assert len(screen.splitlines()) < 70
 

@@ -162,6 +162,8 @@ def test_the_readme_shows_the_recorded_quickstart() -> None:
     assert min(abs(loss - float(at_switch)) for loss in losses) < 0.001
     assert losses[-1] == pytest.approx(float(at_end), abs=0.001)
     assert f"[batch 300] eval loss (token level) {at_switch}" in README
+    few = f"{run['raw_tokens'] / run['parameters']:.1f} tokens per parameter and a single seed"
+    assert few in words(DOCS / "quickstart.md")
     for path in (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "index.md", DOCS / "your-config.md"):
         assert "jump" not in words(path), path.name
 
@@ -223,5 +225,7 @@ def test_the_papers_figures() -> None:
     assert "all published pairs ended 0.04 to 0.13 nats lower" in README
     assert sum(point.source == SUPERPOSITION for point in EQUAL_COMPUTE) == 4
     assert "in all four of its comparisons" in README
+    gained = f"gained {-max(gains):.2f} to {-min(gains):.2f} nats at 270M to 3B parameters"
+    assert f"{gained}. All of these are single runs." in CARD
     assert round(loss_difference(20), 2) == 0.07
     assert f"about 0.07 nats at 20 tokens per parameter, nothing at about {BREAK_EVEN}" in README

@@ -96,10 +96,13 @@ def test_a_missing_weight_is_found(run_of: RunOf, tmp_path: Path) -> None:
 
 def test_a_patch_stage_is_refused_unless_forced(run_of: RunOf) -> None:
     run = run_of("llama")
+    at_the_switch = check(export_of(run, 2), "--checkpoint", checkpoint_of(run, 3))
+    assert at_the_switch.exit_code == 2
+    assert "was on patches of 4 (k=4, switch at 3ba, seq_len=8; step 3)" in at_the_switch.stderr
     pair = export_of(run, 2), "--checkpoint", checkpoint_of(run, 2)
     refused = check(*pair)
     assert refused.exit_code == 2
-    assert "is of a patch stage (k=4, switch at 3ba, seq_len=8; step 2)" in refused.stderr
+    assert "was on patches of 4 (k=4, switch at 3ba, seq_len=8; step 2)" in refused.stderr
     forced = check(*pair, "--force", "--json")
     assert forced.exit_code == 0
     assert found(forced)["ids"] == {"warning": ["export-patch-stage"]}

@@ -48,7 +48,7 @@ def test_an_export_is_its_checkpoint(name: str, runs: tuple[Path, str]) -> None:
     assert found(other)["ids"]["error"][0] == "export-differs"
     refused = check(export_of(run, 2), "--checkpoint", run / checkpoint.format(2))
     assert refused.exit_code == 2
-    assert "is of a patch stage (k=4" in refused.stderr
+    assert "was on patches of 4 (k=4" in refused.stderr
 
 
 def test_a_sharded_checkpoint_that_lacks_a_part(runs: tuple[Path, str]) -> None:
