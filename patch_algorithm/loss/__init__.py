@@ -1,6 +1,6 @@
 """Tensors: the K-target cross-entropy, with one softmax per position.
 
-Pure functions that need torch alone.
+Pure functions that need only torch.
 """
 
 from __future__ import annotations

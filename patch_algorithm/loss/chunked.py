@@ -1,4 +1,4 @@
-"""The K-target cross-entropy in torch alone, a chunk of rows at a time.
+"""The K-target cross-entropy in torch, a chunk of rows at a time.
 
 Shapes: N positions, V vocabulary, K targets per position.
 """
@@ -46,7 +46,7 @@ def _upcast(rows_nV: Tensor, work_nV: Tensor) -> Tensor:
 
 
 def _max(chunk_nV: Tensor, max_n: Tensor, best_n: Tensor) -> None:
-    """Writes the maximum of each row, and the first place where it stands."""
+    """Writes the maximum of each row, and its first place."""
     V = chunk_nV.shape[1]
     blocks, rest = divmod(V, _BLOCK)
     if blocks < 2 or chunk_nV.device.type != "cpu":
@@ -65,7 +65,7 @@ def _max(chunk_nV: Tensor, max_n: Tensor, best_n: Tensor) -> None:
 
 
 def refuse_second_derivative() -> None:
-    """Refuses a backward that is itself recorded: its result would silently be a constant.
+    """Refuses a backward pass that is itself recorded: its result would silently be a constant.
 
     Raises:
         RuntimeError: With ``create_graph=True``.

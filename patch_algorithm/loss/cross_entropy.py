@@ -7,9 +7,9 @@ equation 2); over the valid (position, target) pairs that is
 
     sum_i (n_i * logsumexp(z_i) - sum_j z_i[y_ij]),    n_i = number of valid targets of position i
 
-so a single log-sum-exp and K gathered logits per position suffice, where K calls of an ordinary
+so a single log-sum-exp and K gathered logits per position suffice, while K calls of an ordinary
 cross-entropy would repeat the softmax K times. With weights by the place in the patch, n_i is the sum
-of the weights of the valid targets, and a gathered logit counts as its target does.
+of the weights of the valid targets, and each gathered logit has the weight of its target.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def patch_cross_entropy(
     The arithmetic is float32 whatever the dtype of the logits (float64 for float64 logits), upcast
     in chunks of rows; the gradient is the only buffer of the size of the logits. With one target
     per position this is ordinary cross-entropy. The order of a position's targets is irrelevant, and
-    a token that stands twice in a patch counts twice (equation 2).
+    a token that occurs twice in a patch counts twice (equation 2).
 
     Args:
         logits: ``[..., V]``, any floating dtype.
         targets: ``[..., K]``, int64 token ids, with the same leading dimensions.
         ignore_index: Target value that is not scored.
-        weights: ``[K]``, what a target counts by its place among the position's targets; see
-            :func:`target_weights`. The number of pairs stays a plain number, so that with weights of
-            mean 1 microbatches can be weighed by it.
+        weights: ``[K]``, the weight of each target by its place among the position's targets; see
+            :func:`target_weights`. The number of pairs is not weighted, so that microbatches can be
+            averaged by it if the weights have a mean of 1.
         kernel: ``'torch'``, ``'triton'`` for the fused kernels on a CUDA device, or ``'auto'``; see
             :data:`.LOSS_KERNELS`. With ``'triton'`` a target outside the vocabulary makes the loss NaN, where
             torch raises on a CPU and aborts the process on a GPU.
@@ -78,8 +78,8 @@ def patch_cross_entropy(
         The sum, the number of pairs and the number of hits; divide for the mean.
 
     Raises:
-        ValueError: If the leading dimensions differ, there is not one weight for each target, or the kernel
-            cannot run here.
+        ValueError: If the leading dimensions differ, the number of weights is not the number of targets, or
+            the kernel cannot run here.
 
     Example:
         >>> import torch

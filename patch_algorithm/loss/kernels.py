@@ -29,7 +29,7 @@ def check_kernel(kernel: str, device: torch.device) -> None:
         device: Where the logits will be.
 
     Raises:
-        ValueError: If it is none of them, or cannot run there.
+        ValueError: If it is not one of them, or cannot run there.
     """
     if kernel not in LOSS_KERNELS:
         raise ValueError(f"The loss kernel {kernel!r} is not one of {', '.join(LOSS_KERNELS)}.")
@@ -46,11 +46,11 @@ def chosen_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
         dtype: That of the logits.
 
     Raises:
-        ValueError: If ``kernel`` is none of them, or it is ``'triton'`` and cannot run on these logits.
+        ValueError: If ``kernel`` is not one of them, or is ``'triton'`` and cannot run on these logits.
     """
     check_kernel(kernel, device)
     if kernel == "triton" and dtype not in _DTYPES:
-        raise ValueError(f"The loss kernel 'triton' takes no logits of {dtype}. {_OTHERWISE}")
+        raise ValueError(f"The loss kernel 'triton' does not support logits of {dtype}. {_OTHERWISE}")
     if kernel == "auto":
         fused = FUSED_BY_DEFAULT and device.type == "cuda" and dtype in _DTYPES
         return "triton" if fused and not _missing_for_triton(device) else "torch"

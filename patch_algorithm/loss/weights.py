@@ -1,4 +1,4 @@
-"""What the tokens of the next patch count in the loss."""
+"""How much each token of the next patch counts in the loss."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from torch import Tensor
 __all__ = ["TARGET_WEIGHTS", "TargetWeights", "checked_target_weights", "target_weights"]
 
 TARGET_WEIGHTS = ("uniform", "inverse")
-"""How a position's targets may be weighed by their place in the next patch, by name."""
+"""How a position's targets may be weighted by their place in the next patch, by name."""
 
 TargetWeights = str | tuple[float, ...]
 """A name of :data:`TARGET_WEIGHTS`, or a weight for each place."""
 
 
 def checked_target_weights(kind: object, ks: Sequence[int] = ()) -> TargetWeights:
-    """``kind``, if it is a name that is known or a list of weights, one for each place of a patch.
+    """``kind``, if it is a known name or a list of weights, one for each place of a patch.
 
     Args:
         kind: What was asked for.
-        ks: Targets per position in each stage that is weighed; a list has to fit all of them.
+        ks: Targets per position in each weighted stage; a list has to fit all of them.
 
     Raises:
-        ValueError: If it is neither, holds a weight that is negative or not finite, nothing but zeros, or
-            another number of weights than a position has targets.
+        ValueError: If it is neither; or if a list holds a weight that is negative or not finite, only
+            zeros, or not one weight per target.
     """
     if isinstance(kind, str) or not isinstance(kind, Sequence):
         if kind not in TARGET_WEIGHTS:
             raise ValueError(
-                f"target_weights={kind!r} is not one of {', '.join(TARGET_WEIGHTS)}, nor a list of k numbers."
+                f"target_weights={kind!r} is neither one of {', '.join(TARGET_WEIGHTS)} nor a list of k "
+                "numbers."
             )
         return cast(str, kind)
     weights = tuple(cast("Sequence[object]", kind))
     shown = f"target_weights={list(weights)!r}"
     numbers = tuple(float(one) for one in weights if _is_weight(one))
     if len(numbers) < len(weights) or not any(numbers):
-        raise ValueError(f"{shown} must hold finite numbers of at least 0, and one above it.")
+        raise ValueError(f"{shown} must hold finite numbers of at least 0, not all of them 0.")
     for k in ks:
         if k != len(numbers):
             raise ValueError(
@@ -50,15 +51,15 @@ def checked_target_weights(kind: object, ks: Sequence[int] = ()) -> TargetWeight
 
 
 def target_weights(k: int, kind: str | Sequence[float], device: torch.device | None = None) -> Tensor | None:
-    """Weights of a position's targets by their place in the next patch; their mean is 1.
+    """The weights of a position's targets, by their place in the next patch; their mean is 1.
 
     The published ablation (arXiv 2605.06546, appendix D) finds uniform weights best up to about 6
     tokens, and ``1 / i`` slightly better from about 8 on.
 
     Args:
         k: Targets per position.
-        kind: ``'uniform'``, ``'inverse'`` for ``1 / i`` at the i-th place, counted from 1, or ``k`` numbers
-            of which only the ratios matter.
+        kind: ``'uniform'``; ``'inverse'``, which is ``1 / i`` for the i-th token, counted from 1; or ``k``
+            numbers, of which only the ratios matter.
         device: Where to put them.
 
     Returns:

@@ -1,8 +1,8 @@
 """What a training step of a model computes, in floating point operations.
 
 Nothing is estimated from a config. A copy of the model without weights is run forward and backward on
-rows of three lengths, and torch's own counter looks on. That holds for every architecture that runs:
-experts in use, heads of any width, frozen weights whose backward is left out.
+rows of three lengths under torch's own FLOP counter. That works for every architecture that runs: with
+experts, heads of any width, and frozen weights whose backward pass is left out.
 
 Shapes: B rows, P positions.
 """
@@ -47,8 +47,9 @@ def flop_counter(model: ComposerModel) -> FlopCounter:
     frozen weights make needless is not counted, nor are recomputed activations. Looking up a patch's
     embeddings and the loss are left out.
 
-    A model whose copy does not run so, such as one with GPU kernels of its own, is counted by its
-    ``flops_per_batch``, if it has one and all its weights are trained. Others have no figure, which is said.
+    If the copy cannot be run this way, for example because of custom GPU kernels, the model's
+    ``flops_per_batch`` is used, if it has one and all its weights are trained. Otherwise there is no figure,
+    and a message says so.
 
     Call it before the model is wrapped: FSDP leaves each rank a shard of the parameters.
 
@@ -76,7 +77,9 @@ def _own_count(model: ComposerModel, reason: str) -> FlopCounter:
         # llm-foundry's models count their parameters at the first call and keep the number.
         getattr(model, "n_active_params", None)
         return _of_ids(lambda B, P, batch: float(own(batch)))
-    announce(f"FLOPs and MFU are not logged: those of {type(model).__name__} cannot be counted ({reason}).")
+    announce(
+        f"FLOPs and MFU are not logged: the FLOPs of {type(model).__name__} cannot be counted ({reason})."
+    )
     return lambda batch: 0.0
 
 

@@ -1,8 +1,8 @@
 """The hooks on a model: its input embedding looks patches up, and its loss call gives the patch loss.
 
 Nothing is replaced globally and no module is exchanged. The Composer model's own forward is given the
-batch with ``input_ids`` that are made for this one call, and the embedding looks patches up where it is given
-that very tensor: a fit that breaks off leaves nothing that another call could meet.
+batch with ``input_ids`` made for this one call, and the embedding looks patches up only if it is given that
+very tensor: an interrupted fit leaves nothing behind that could affect another call.
 
 Shapes: B rows, P positions, K patch size, D hidden size.
 """
@@ -27,11 +27,11 @@ from patch_algorithm.patching.rows import mean_of_patch
 __all__ = ["ModelHooks", "detach_hooks"]
 
 _HANDLES: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()
-"""The hooks of ours on every model that has some, whichever run attached them."""
+"""Our hooks on every model that has some, whichever run attached them."""
 
 
 def detach_hooks(model: ComposerModel) -> None:
-    """Takes all hooks of ours off a model and gives its loss call back, whichever run attached them."""
+    """Removes all our hooks from a model and restores its loss call, whichever run attached them."""
     for handle in _HANDLES.pop(model, ()):
         handle.remove()
     restore_loss(model)
@@ -40,9 +40,9 @@ def detach_hooks(model: ComposerModel) -> None:
 class ModelHooks:
     """Attaches to one model instance and detaches again, leaving nothing behind.
 
-    In training mode a forward of the Composer model whose batch holds :data:`.PATCH_IDS` reads patches,
-    and so it does when its activations are recomputed. Every other forward meets an ordinary model, at
-    any time. A deep copy is an ordinary model.
+    In training mode, a forward pass of the Composer model whose batch holds :data:`.PATCH_IDS` reads
+    patches, also when its activations are recomputed. For every other forward pass the model is an ordinary
+    one. So is a deep copy.
 
     Args:
         model: The (unwrapped) Composer model.
@@ -76,19 +76,19 @@ class ModelHooks:
             self._loss_announced = True
             announce(
                 f"patch_level: patch stages use the patch loss instead of {type(model).__name__}.loss. If "
-                "that loss has further terms, such as a z-loss, return them from a method "
-                "patch_loss_terms(outputs, batch) of the model too."
+                "that loss has further terms, such as a z-loss, give the model a method "
+                "patch_loss_terms(outputs, batch) that returns them."
             )
 
     def detach(self) -> None:
-        """Removes the hooks, gives the loss call back and lets go of the last batch."""
+        """Removes the hooks, restores the loss call and releases the last batch."""
         if self.attached:
             detach_hooks(self._model)
         self._handles = []
         self.disarm()
 
     def disarm(self) -> None:
-        """Lets go of the last batch and gives the loss call back."""
+        """Releases the last batch and restores the loss call."""
         self._lookup.disarm()
         restore_loss(self._model)
 
@@ -106,14 +106,16 @@ class ModelHooks:
             )
         if lookup.second_table is not None:
             raise ValueError(
-                f"{name} looks token ids up in a second embedding (of {lookup.second_table} rows). Per-layer "
-                "and value embeddings cannot be averaged from outside the model. Train it at token level."
+                f"{name} looks token ids up in a second embedding (of {lookup.second_table} rows). "
+                "Per-layer and value embeddings cannot be averaged from outside the model. Train this "
+                "model at token level."
             )
         if lookup.other_shape is not None:
             raise ValueError(
-                f"The input embedding of {name} was given ids of shape {lookup.other_shape} other than the "
-                f"batch's 'input_ids' of shape {tuple(batch[PATCH_IDS].shape[:2])}: the model changes its "
-                "input ids before it looks them up, so patches cannot replace them. Train it at token level."
+                f"The input embedding of {name} was given ids of shape {lookup.other_shape} that are not "
+                f"the batch's 'input_ids' of shape {tuple(batch[PATCH_IDS].shape[:2])}: the model changes "
+                "its input ids before it looks them up, so patches cannot replace them. Train this model "
+                "at token level."
             )
         if lookup.lookups != 1:
             # An embedding in evaluation mode is left alone, too. Compiled code does not notice new hooks.
@@ -133,8 +135,8 @@ class ModelHooks:
         shape, armed = self._lookup.other_shape, self._lookup.shape
         if shape is not None and shape == armed:
             raise ValueError(
-                f"Between the forward and the backward of a patch step the input embedding of "
-                f"{type(self._model).__name__} was given other ids, of the same shape {shape}. If "
+                f"Between the forward and backward passes of a patch step, the input embedding of "
+                f"{type(self._model).__name__} was given other ids of the same shape, {shape}. If "
                 "activations are recomputed from copies of the ids (checkpointing with CPU offload), keep "
                 "the embedding out of the checkpointed part."
             )
@@ -152,14 +154,14 @@ class ModelHooks:
         replace_loss(self._model, patch_loss, outputs, batch)
 
     def restore_loss(self) -> None:
-        """Gives the model's own loss call back, if it was not called."""
+        """Restores the model's own loss call, if it was not called."""
         restore_loss(self._model)
 
 
 class _PatchLookup:
     """The hooks, and the batch that they are armed with.
 
-    It knows no module, and a copy of it does nothing for ever: a deep copy of a model is an ordinary one.
+    It holds no module, and a copy of it never does anything: a deep copy of a model is an ordinary model.
     """
 
     def __init__(self) -> None:

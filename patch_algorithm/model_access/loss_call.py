@@ -1,6 +1,6 @@
 """What a model's ``loss`` returns in a patch step: the patch loss and the terms that belong to it.
 
-The patch loss takes the place of the next-token loss. Three kinds of terms are added to it: the router
+The patch loss replaces the next-token loss. Three kinds of terms are added to it: the router
 loss that a Hugging Face mixture of experts returns as ``aux_loss``, what MPT's own loss adds for MegaBlocks
 layers, and what the model's ``patch_loss_terms(outputs, batch)`` returns, if it has such a method. Other
 models' own loss is not called.
@@ -31,7 +31,7 @@ _KNOWN = ("composer", "llmfoundry")
 
 
 def has_own_loss(model: ComposerModel) -> bool:
-    """Whether a model has a loss that nothing is known of, and does not say what to add to the patch loss."""
+    """Whether a model has an unknown loss of its own and does not say what to add to the patch loss."""
     if callable(getattr(model, _TERMS, None)):
         return False
     of_class: Any = type(model).loss
@@ -64,17 +64,17 @@ def replace_loss(model: ComposerModel, patch_loss: Tensor, outputs: Any, batch: 
 
 
 def restore_loss(model: ComposerModel) -> None:
-    """Gives the model's own loss call back, if it is replaced."""
+    """Restores the model's own loss call, if it is replaced."""
     call = vars(model).get("loss")
     if isinstance(call, _LossCall):
         call.give_back()
 
 
 class _LossCall:
-    """A model's ``loss`` for one call: gives the own one back before it does anything else.
+    """A model's ``loss`` for one call: it restores the model's own before it does anything else.
 
-    Called with other outputs than those it was made for, as after a fit that broke off, it is the model's
-    own. A deep copy of the model has its own loss, too.
+    Called with other outputs than those it was made for, as after an interrupted fit, it calls the model's
+    own loss. A deep copy of the model has its own loss, too.
     """
 
     def __init__(self, model: ComposerModel, patch_loss: Tensor, outputs: Any, batch: Any) -> None:
@@ -104,7 +104,7 @@ class _LossCall:
 
 
 def _loss_of_class(model: ComposerModel) -> Callable[..., Any]:
-    """The model's ``loss`` without what its instance has in its place; it may be a static method."""
+    """The model's ``loss`` as its class defines it, which may be a static method."""
     return getattr_static(type(model), "loss").__get__(model, type(model))
 
 
@@ -124,7 +124,7 @@ def _with_terms(model: ComposerModel, patch_loss: Tensor, outputs: Any, batch: A
 
 
 def _router_terms_of_mpt(model: ComposerModel, outputs: Any) -> dict[str, Tensor]:
-    """What MPT's own loss adds for MegaBlocks layers, had from it by labels that are all ignored."""
+    """What MPT's own loss adds for MegaBlocks layers: its value if all labels are ignored."""
     if not adds_router_loss(model):
         return {}
     logits_BPV = logits_of(outputs)

@@ -1,4 +1,4 @@
-"""What a model says of itself: its embeddings, its context, its router losses, and its documents."""
+"""Reads from a model its embeddings, its context, its router losses, and how it keeps documents apart."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ CONTEXT_NAMES = (
     "context_length",
     "n_ctx",
 )
-"""What configs call the longest sequence that a model takes; the first that is there counts."""
+"""The names that configs use for the longest sequence a model takes; the first one present counts."""
 
 _ROUTER_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
 
 
 def used_document_keys(batch: Mapping[str, Any], model: ComposerModel) -> tuple[str, ...]:
-    """Which of :data:`.DOCUMENT_KEYS` the batch holds and the model keeps documents apart by.
+    """Which of :data:`.DOCUMENT_KEYS` the batch holds and the model uses to keep documents apart.
 
-    These are ``sequence_id`` where MPT masks attention by it (``attn_uses_sequence_id``), and
-    ``position_ids`` that start anew inside a row, where the model's forward takes them.
+    These are ``sequence_id`` if MPT masks attention by it (``attn_uses_sequence_id``), and
+    ``position_ids`` that restart inside a row, if the model's forward takes them.
     """
     keys = []
     if "sequence_id" in batch and _masks_by_sequence_id(model):
@@ -56,7 +56,7 @@ def used_document_keys(batch: Mapping[str, Any], model: ComposerModel) -> tuple[
 
 
 def unused_documents(batch: Mapping[str, Any], keys: Collection[str]) -> bool:
-    """Whether a batch tells documents apart by a key that the model does not go by."""
+    """Whether a batch marks documents by a key that the model does not use."""
     return not keys and any(_several_documents(batch, key) for key in DOCUMENT_KEYS)
 
 
@@ -90,7 +90,7 @@ def _several_documents(batch: Mapping[str, Any], key: str) -> bool:
 
 
 def unwrap(model: nn.Module) -> ComposerModel:
-    """The Composer model inside whatever distributed wrapper the trainer put around it."""
+    """The Composer model inside the trainer's distributed wrapper, if there is one."""
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     if not isinstance(inner, ComposerModel):
         raise ValueError(f"Expected a ComposerModel, got {type(inner).__name__}.")
@@ -98,19 +98,19 @@ def unwrap(model: nn.Module) -> ComposerModel:
 
 
 def input_embedding(model: ComposerModel) -> nn.Module:
-    """The module that turns token ids into embeddings, inside of FSDP's wrapper where it has one.
+    """The module that turns token ids into embeddings, inside FSDP's wrapper if it has one.
 
     Raises:
-        ValueError: If the model names none.
+        ValueError: If it cannot be found.
     """
     inner = getattr(model, "model", model)
     named = (_named_embedding(owner) for owner in (inner, model))
     embedding = next((module for module in named if module is not None), None)
     if embedding is None:
         raise ValueError(
-            f"{type(inner).__name__} names no input embedding, which patch-level training averages over. "
-            "Give it, or the Composer model around it, a method get_input_embeddings() that returns the "
-            "module, or train this model at token level."
+            f"{type(inner).__name__} names no input embedding, and patch-level training averages its "
+            "outputs. Give the model, or the Composer model around it, a method get_input_embeddings() "
+            "that returns the module, or train this model at token level."
         )
     while isinstance(embedding, FullyShardedDataParallel):
         embedding = embedding.module
@@ -127,7 +127,7 @@ def _named_embedding(owner: object) -> nn.Module | None:
 
 
 def further_embeddings(model: ComposerModel) -> dict[str, nn.Module]:
-    """All tables that are looked up by whole numbers, but the input embedding, by their paths."""
+    """All embedding tables other than the input embedding, by their paths."""
     embedding = input_embedding(model)
     own = set(embedding.modules())  # an adapter may have wrapped it
     return {
@@ -162,7 +162,7 @@ def _configs(model: ComposerModel) -> Iterator[Any]:
 
 
 def router_loss_weight(model: ComposerModel) -> float:
-    """What a Hugging Face mixture of experts weighs its router loss by.
+    """The weight that a Hugging Face mixture of experts gives its router loss.
 
     Raises:
         ValueError: If it does not say.

@@ -21,9 +21,9 @@ def refuse_unsupported(model: ComposerModel, seq_len: int | None = None) -> None
 
     Args:
         model: The (unwrapped) Composer model.
-        seq_len: Positions that the user says it takes. Where its config names no context, tables of as
-            many rows or more are taken for tables of positions. A second embedding among them is found
-            out at the first forward, where it is given the token ids.
+        seq_len: Positions that the user says it takes. If its config names no context, tables with at least
+            this many rows are taken for position tables. A second token embedding among them is detected
+            at the first forward pass, when it is given the token ids.
 
     Raises:
         ValueError: Encoder-decoders, models without an input embedding or with further
@@ -44,8 +44,8 @@ def refuse_unsupported(model: ComposerModel, seq_len: int | None = None) -> None
     adapter: Any = getattr(getattr(model, "model", None), "active_peft_config", None)
     if getattr(adapter, "is_prompt_learning", False):
         raise ValueError(
-            f"{name} is tuned by prompts ({adapter.peft_type}), which add positions of their own that are no "
-            "patches. Train adapters inside the model (LoRA), or at token level."
+            f"{name} uses prompt tuning ({adapter.peft_type}), which adds positions that are not patches. "
+            "Use adapters inside the model (LoRA), or train at token level."
         )
     if not getattr(config, "use_return_dict", True):
         raise ValueError(f"{name} returns tuples. Set return_dict to true in its config.")
@@ -66,8 +66,8 @@ def _refuse_further_embeddings(model: ComposerModel, name: str, seq_len: int | N
         if rows > vocabulary // 2 and not positional and not said_positional:
             raise ValueError(
                 f"{name} seems to look token ids up in a second embedding: {path} has {rows} rows, and the "
-                f"vocabulary {vocabulary}. Per-layer and value embeddings cannot be averaged from outside "
-                f"the model; train such a model at token level. {_way_past(rows, context)}"
+                f"vocabulary has {vocabulary}. Per-layer and value embeddings cannot be averaged from "
+                f"outside the model; train such a model at token level. {_way_past(rows, context)}"
             )
 
 

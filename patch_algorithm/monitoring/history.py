@@ -42,15 +42,15 @@ class HistoryLogger(LoggerDestination):
     Each line has the stage, its k, and what the run has taken so far: steps, raw tokens, positions, FLOPs
     and seconds of training. An evaluation has those of the step before it. A resumed run appends to the
     file, beginning with a line that says where; :func:`read` drops the steps that it repeats. Each line
-    is written as it is logged, so that of a run that is killed all are there but perhaps the last.
+    is written as it is logged, so a killed run loses at most the last one.
 
     Args:
-        path (str, optional): The file; it may hold ``{run_name}``, and be in an object store (``s3://...``).
-            Default: ``None``, ``history.jsonl`` in the run's save folder, or in ``./{run_name}`` where there
-            is none. In an object store it is replaced with each checkpoint and at the end.
+        path (str, optional): The file; it may contain ``{run_name}``, and be in an object store
+            (``s3://...``), where it is replaced at each checkpoint and at the end. Default: ``None``, which
+            is ``history.jsonl`` in the run's save folder, or in ``./{run_name}`` if there is none.
 
     Raises:
-        ValueError: For a ``path`` that is none.
+        ValueError: If ``path`` is not a path.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -81,11 +81,11 @@ class HistoryLogger(LoggerDestination):
         self._last_step = 0
 
     def after_load(self, state: State, logger: Logger) -> None:
-        """Notes where the run goes on."""
+        """Notes where the run continues."""
         self._begins_after = self._last_step = int(state.timestamp.batch.value)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Notes where the run goes on if the clock was set back."""
+        """Notes where the run continues if the clock was set back."""
         self._in_fit = True
         if (step := int(state.timestamp.batch.value)) != self._last_step:
             self._begins_after = self._last_step = step
@@ -102,11 +102,11 @@ class HistoryLogger(LoggerDestination):
         self._write("eval", state)
 
     def eval_standalone_end(self, state: State, logger: Logger) -> None:
-        """The same for an evaluation that was asked for by itself."""
+        """Writes an evaluation that was requested on its own."""
         self._write("eval", state)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
-        """Writes what the end of an epoch has logged, which is no step's."""
+        """Writes what was logged at the end of an epoch, which belongs to no step."""
         self._write("other", state)
 
     def fit_end(self, state: State, logger: Logger) -> None:
@@ -180,7 +180,7 @@ class HistoryLogger(LoggerDestination):
 
 
 class _HistoryFile:
-    """A file that grows by whole lines, here or, copied with :meth:`keep`, in an object store."""
+    """A local file that grows by whole lines; :meth:`keep` copies it to an object store."""
 
     def __init__(self, place: str, uploader: RemoteUploader | None) -> None:
         self._place, self._uploader = place, uploader
@@ -204,7 +204,7 @@ class _HistoryFile:
         self._file.flush()
 
     def keep(self) -> None:
-        """Makes what was written outlast this machine's power, or this machine."""
+        """Makes what was written survive a power failure, or the loss of this machine."""
         os.fsync(self._file.fileno())
         if self._uploader is not None:
             name = parse_uri(self._place)[2]

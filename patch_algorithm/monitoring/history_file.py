@@ -1,4 +1,4 @@
-"""Reads ``history.jsonl``, also that of a run that goes on, was killed or was resumed. It needs no torch."""
+"""Reads ``history.jsonl``, also of a run that is not finished, was killed or was resumed, without torch."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class Line:
 
 @dataclass
 class History:
-    """A run as its file tells it, without what was trained again after it had been resumed.
+    """A run as recorded in its file, without the steps that a resumed run repeated.
 
     Attributes:
         steps: The training steps, in order, each once.
-        evals: The evaluations, in order; those after the same step are one.
-        others: What was logged at the ends of epochs and fits.
+        evals: The evaluations, in order; those after the same step are merged.
+        others: What was logged at the end of epochs and fits.
         starts: The steps after which a process began; more than one if the run was resumed.
         settings: What each of these processes was asked to do: ``run_name``, ``max_duration``, ``seed``,
-            ``parameters`` and others. Older versions wrote the name only.
-        ends: Of each fit that came to its end, the step, and the share of ``max_duration`` trained by then.
-        damaged: Numbers of the lines that cannot be read, from 1.
-        disordered: Numbers of the lines of steps that do not come after the one before.
-        repeated: Steps that were dropped because a resumed run trained them again.
-        replaced: Steps of an older run that were dropped because another began in its place.
+            ``parameters`` and others. Older versions wrote only the name.
+        ends: For each fit that finished, its last step and the share of ``max_duration`` trained by then.
+        damaged: Numbers, from 1, of the lines that cannot be read.
+        disordered: Numbers of the lines whose step does not come after the step before.
+        repeated: Number of steps dropped because a resumed run trained them again.
+        replaced: Number of steps of an older run dropped because a new run replaced it.
     """
 
     steps: list[Line] = field(default_factory=list)
@@ -69,7 +69,7 @@ class History:
 
 
 def read(path: str | os.PathLike[str]) -> History:
-    """Reads a ``history.jsonl``, also that of a run that goes on or was killed.
+    """Reads a ``history.jsonl``, also of a run that is not finished or was killed.
 
     Args:
         path: The file, or its URL in an object store.
@@ -108,11 +108,13 @@ def _read(texts: Iterable[str], name: str) -> History:
             _take(history, values, number)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{name} is not a history: a line of it is {text[:80]!r} (line {number}: {error!r})."
+                f"{name} is not a history: line {number} is {text[:80]!r} ({error!r})."
             ) from error
     # A run that was killed in its first line leaves the beginning of an object.
     if text and history == History() and not text.startswith("{"):
-        raise ValueError(f"{name} is not a history: none of its lines is one, such as {text[:80]!r}.")
+        raise ValueError(
+            f"{name} is not a history: none of its lines is a JSON object, for example {text[:80]!r}."
+        )
     return history
 
 
@@ -143,7 +145,7 @@ def _moment(values: dict[str, Any]) -> Moment:
 
 
 def _go_back(history: History, step: int) -> None:
-    """Drops what lies after a step from which the run was trained anew."""
+    """Drops what lies after a step from which the run was trained again."""
     had = len(history.steps)
     for lines in (history.steps, history.evals, history.others):
         lines[:] = [line for line in lines if line.at.step <= step and step > 0]

@@ -1,4 +1,4 @@
-"""Whether a finished run has learnt something in every stage."""
+"""Whether a finished run has learned something in every stage."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["shortcomings"]
 
 
 def shortcomings(record: RunRecord, required_drop: float) -> list[str]:
-    """What keeps a finished run from having learnt something in every stage.
+    """The stages in which a finished run has not learned enough.
 
     Args:
         record: The finished run.
-        required_drop: What the mean loss of the last tenth of a stage must at least be below that of
-            its first tenth, in nats.
+        required_drop: How far, in nats, the mean loss of the last tenth of a stage must at least be below
+            that of its first tenth.
 
     Returns:
-        A sentence for each shortcoming; none where all is well.
+        A sentence for each shortcoming; empty if there is none.
     """
     found = []
     for stage in record.stages:
@@ -33,7 +33,8 @@ def shortcomings(record: RunRecord, required_drop: float) -> list[str]:
     for moment, loss, batch in (("switch", at_switch, record.switch), ("end", at_end, end)):
         if loss is None:
             found.append(
-                f"There was no evaluation at the {moment} (batch {batch}): let eval_interval divide it."
+                f"There was no evaluation at the {moment} (batch {batch}): choose an eval_interval that "
+                "divides it."
             )
     if at_switch is not None and at_end is not None and not at_end < at_switch:
         found.append(f"The eval loss at the end, {at_end:.3f}, is not below {at_switch:.3f} at the switch.")

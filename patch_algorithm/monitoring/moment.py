@@ -9,7 +9,7 @@ __all__ = ["Moment"]
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a run stands after a step: what its curves can be drawn over.
+    """Where a run stands after a step: the possible x values of its curves.
 
     Attributes:
         stage: The stage of the step, from 0.
@@ -17,8 +17,8 @@ class Moment:
         step: Batches so far.
         raw_tokens: Raw tokens so far, on all ranks.
         positions: Positions computed so far, on all ranks, padding included.
-        flops: FLOPs so far; ``None`` where they cannot be counted or a part of the run is not recorded.
-        seconds: Wall-clock time of training so far, by Composer's clock: evaluation is left out.
+        flops: FLOPs so far; ``None`` if they cannot be counted or a part of the run is not recorded.
+        seconds: Wall-clock time of training so far, by Composer's clock, without evaluation.
     """
 
     stage: int

@@ -21,27 +21,27 @@ __all__ = ["PatchMonitor"]
 
 
 class PatchMonitor(Callback):
-    """Logs what a run in stages takes in, computes, costs, and how long it will still take.
+    """Logs the throughput, compute, cost and time left of a run in stages.
 
     Composer's own monitors extrapolate the present speed, which changes at the switch. This one knows the
-    stages: it counts positions beside raw tokens, and estimates a stage to come from the seconds that a
-    position takes now. It needs no configuration, and in a run without ``patch_level`` it is an ordinary
-    monitor of one stage. Evaluation is left out of all speeds. What is counted is saved in checkpoints.
+    stages: it counts positions as well as raw tokens, and estimates the time of a later stage from the
+    present time per position. It needs no configuration. In a run without ``patch_level`` it is an ordinary
+    monitor of one stage. All speeds exclude evaluation. The counts are saved in checkpoints.
 
     Every step logs, for all ranks together, ``patch_monitor/`` ``raw_tokens_per_sec``, ``positions_per_sec``,
     ``flops_per_sec``, ``mfu`` (on devices that Composer knows), ``flops``, ``compute_share_at_end``,
-    ``seconds_left`` and ``peak_memory_gb``; the end of fit ``patch_speedup`` and a table.
+    ``seconds_left`` and ``peak_memory_gb``. The end of fit logs ``patch_speedup`` and prints a table.
 
-    On a GPU the peak of allocated memory is set back at the start of each stage.
+    On a GPU the peak of allocated memory is reset at the start of each stage.
 
     Args:
-        window (int, optional): Steps that the logged speeds are taken over; it starts anew with each stage.
-            Default: ``20``.
-        flops_available (float, optional): FLOPs a second that one device can do, for ``mfu``.
-            Default: ``None``, what Composer knows of the device.
+        window (int, optional): Number of latest steps that the logged speeds are averaged over; it restarts
+            with each stage. Default: ``20``.
+        flops_available (float, optional): Peak FLOPs per second of one device, for ``mfu``.
+            Default: ``None``, which is what Composer knows of the device.
 
     Raises:
-        ValueError: For a ``window`` below 1 and ``flops_available`` that is not positive.
+        ValueError: If ``window`` is below 1 or ``flops_available`` is not positive.
     """
 
     def __init__(self, window: int = 20, flops_available: float | None = None) -> None:
@@ -70,7 +70,7 @@ class PatchMonitor(Callback):
         logger.log_metrics(self._metrics(state), step=int(state.timestamp.batch.value) - 1)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Logs the measured speed-up, and says what was measured in a table."""
+        """Logs the measured speed-up, and prints what was measured as a table."""
         record = self._recorder.record
         if not record.stages:
             return

@@ -1,4 +1,4 @@
-"""The texts that end a run: what its stages have cost, and what they have learnt."""
+"""The texts at the end of a run: what its stages have cost, and what they have learned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one account that a run keeps of its steps and evaluations, for every callback that tells of them."""
+"""The one record that a run keeps of its steps and evaluations, for all callbacks that report them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _EVAL_LOSS = "LanguageCrossEntropy"
 class StageRecorder(Callback):
     """Counts what each stage takes in, computes, costs and learns.
 
-    Nobody configures it: ``patch_monitor``, ``stage_report`` and ``history`` put one in their trainer, by
-    :meth:`of`, and read it. It is saved in checkpoints as one string, of a constant size.
+    It needs no configuration: ``patch_monitor``, ``stage_report`` and ``history`` add one to their trainer
+    with :meth:`of` and read it. It is saved in checkpoints as one string of constant size.
 
     Args:
         state: The trainer's state, before the model is sharded.
@@ -49,7 +49,7 @@ class StageRecorder(Callback):
 
     @classmethod
     def of(cls, state: State) -> StageRecorder:
-        """The recorder of a trainer, which is put there if need be."""
+        """The recorder of a trainer, which is added if there is none."""
         for callback in state.callbacks:
             if isinstance(callback, cls):
                 return callback
@@ -62,24 +62,24 @@ class StageRecorder(Callback):
         return {"record": self.record.to_text()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the record of the run that is resumed."""
+        """Loads the record of the run that is resumed."""
         self.take(str(state.get("record")))
 
     def take(self, text: str) -> None:
-        """Takes up a saved record as far as it can be read, and says so where that is not the whole."""
+        """Loads a saved record as far as it can be read, and says so if a part cannot be."""
         try:
             self.record, same_version = RunRecord.from_text(text)
         except ValueError as error:
-            announce(f"The checkpoint's record of costs and losses cannot be read and is left out: {error}")
+            announce(f"The checkpoint's record of costs and losses cannot be read and is ignored: {error}")
             return
         if not same_version:
             announce(
-                "The checkpoint's record of costs and losses is of another version of patch-algorithm. What "
-                "this version understands of it is used."
+                "The checkpoint's record of costs and losses was written by another version of "
+                "patch-algorithm. What this version understands of it is used."
             )
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Begins to measure anew; what was counted stays."""
+        """Starts measuring again; what was counted stays."""
         self.steps_since_start = 0
         steps = int(state.timestamp.batch.value)
         if self.record.total.steps > steps:  # the clock was set back
@@ -165,7 +165,7 @@ class StageRecorder(Callback):
             recent: Steps of the present stage.
 
         Returns:
-            ``None`` where the end of a stage cannot be told.
+            ``None`` if the end of a stage is not known.
         """
         left = tokens_left(state)
         if left is None or not self.record.stages:
@@ -187,8 +187,8 @@ class StageRecorder(Callback):
         )
         self.record.before += lacking
         announce(
-            f"The checkpoint has no record of {lacking.steps} of its {steps} steps. Their positions are "
-            "those that the algorithm has counted; their FLOPs, losses and speed are not known."
+            f"The checkpoint has no record of {lacking.steps} of its {steps} steps. Their positions come "
+            "from the algorithm's own count; their FLOPs, losses and speed are not known."
         )
 
     def _counted(self, state: State) -> Cost:

@@ -1,4 +1,4 @@
-"""A run's stages as it goes: a line of progress, a summary at the end, and what may fail it."""
+"""Reports a run's stages: lines of progress, a summary at the end, and checks that can fail the run."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ class StageReportError(RuntimeError):
 
 
 class StageReport(Callback):
-    """Reports progress, speed, cost and losses by stage, and may fail a run that learns nothing.
+    """Reports progress, speed, cost and losses by stage, and can fail a run that learns nothing.
 
-    Prints a line every ``interval`` on the first rank and a summary when fit ends. Runs with
-    ``patch_level`` and without it, where the run is one token stage. What is counted is saved in
-    checkpoints, so that a resumed run reports the whole.
+    Prints a line every ``interval`` on the first rank and a summary when fit ends. Works with and without
+    ``patch_level``; without it, the run is one token stage. The counts are saved in checkpoints, so that a
+    resumed run reports the whole.
 
     Args:
         interval (str, optional): How often a line of progress is printed. Default: ``'10ba'``.
-        require_loss_drop (float, optional): Fails the run, when it has ended and all is saved, if the
-            mean of the last tenth of a stage's losses is not at least this much below that of its
-            first tenth, or if the eval loss at the end is not below that at the switch. Default: ``None``,
-            nothing is required.
+        require_loss_drop (float, optional): The loss drop that each stage must reach, from the mean of its
+            first tenth of steps to the mean of its last tenth. It is checked when the run has ended and
+            everything is saved. The eval loss at the end must also be below that at the switch; otherwise
+            the run fails. Default: ``None``, nothing is required.
         note (str, optional): A last paragraph of the summary. Default: ``None``.
 
     Raises:
-        ValueError: For an ``interval`` that is no Composer time in batches, and a
-            ``require_loss_drop`` that is no finite number.
+        ValueError: If ``interval`` is not a Composer time in batches, or ``require_loss_drop`` is not a
+            finite number.
         StageReportError: When fit ends, if what ``require_loss_drop`` asks for was not reached.
     """
 
@@ -72,7 +72,7 @@ class StageReport(Callback):
             self._say(self._progress_line(state))
 
     def eval_start(self, state: State, logger: Logger) -> None:
-        """Says why no step is taken."""
+        """Says why there is no step at the moment."""
         self._say(f"[batch {int(state.timestamp.batch.value)}] evaluating ({state.dataloader_label}) ...")
 
     def eval_end(self, state: State, logger: Logger) -> None:

@@ -1,4 +1,4 @@
-"""torch's AdamW for llm-foundry, whose own means another thing by ``weight_decay``."""
+"""torch's AdamW for llm-foundry, whose own optimizer gives ``weight_decay`` another meaning."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class AdamW(torch.optim.AdamW):
 
     Each step multiplies the weights by ``1 - lr * weight_decay`` (Loshchilov and Hutter, arXiv 1711.05101,
     as torch implements it): the 0.1 of most papers. Composer's ``DecoupledAdamW`` multiplies them by
-    ``1 - lr / initial_lr * weight_decay``, which for 0.1 takes a tenth of them at every step of full
-    learning rate; its equal of 0.1 at a peak rate of 3e-4 is 3e-5.
+    ``1 - lr / initial_lr * weight_decay``. With 0.1 that removes a tenth of the weights at every step at
+    full learning rate; at a peak rate of 3e-4 its equivalent of 0.1 here is 3e-5.
 
     Args:
-        params (Iterable[Tensor] | Iterable[dict[str, Any]]): Parameters, or groups of them; pairs of name
-            and parameter as well.
+        params (Iterable[Tensor] | Iterable[dict[str, Any]]): Parameters, pairs of name and parameter, or
+            groups of them.
         lr (float | Tensor, optional): Learning rate. Default: ``1e-3``.
         betas (tuple[float, float], optional): Decay of the two running averages. Default: ``(0.9, 0.999)``;
             language models are mostly trained with ``(0.9, 0.95)``.
         eps (float, optional): Added to the denominator. Default: ``1e-8``.
         weight_decay (float, optional): As above. Default: ``1e-2``.
-        decay_norms_and_biases (bool, optional): Whether parameters of one dimension or none decay, too.
-            If not, they go into parameter groups of their own; a group that states its ``weight_decay``
-            keeps it for all its parameters. Default: ``True``, as in torch.
+        decay_norms_and_biases (bool, optional): Whether parameters of one dimension or none also decay. If
+            not, they get parameter groups of their own, except in a group that states its ``weight_decay``:
+            that applies to all its parameters. Default: ``True``, as in torch.
         **kwargs (Any): Further arguments of :class:`torch.optim.AdamW`: ``amsgrad``, ``foreach``, ``fused``
             and so on.
 

@@ -1,4 +1,4 @@
-"""A learning rate schedule that starts afresh in every stage."""
+"""A learning rate schedule that restarts in every stage."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["PerStageScheduler"]
 
 
 class PerStageScheduler(ComposerScheduler):
-    """Runs a scheduler afresh in every stage of :class:`.PatchLevel`.
+    """Restarts a scheduler in every stage of :class:`.PatchLevel`.
 
-    The scheduler inside sees a clock that starts at zero and a ``max_duration`` that is the stage's
-    length: its multipliers are those of as many separate runs. That is the recipe of Shao, Meng and
-    Zhou (arXiv 2407.12665), where each stage has its own warm-up and its own cosine. The boundaries are
-    the algorithm's own.
+    The inner scheduler sees a clock that starts at zero and a ``max_duration`` that is the stage's
+    length, so its multipliers are those of a separate run for each stage. That is the recipe of Shao, Meng
+    and Zhou (arXiv 2407.12665), where each stage has its own warm-up and its own cosine. The stages are
+    the algorithm's.
 
-    Times of the scheduler inside are in its stage's: ``0.1dur`` is a tenth of the stage, and a stage of
-    epochs is counted in batches. Composer's ``scale_schedule_ratio`` stretches them as ever.
+    Times of the inner scheduler refer to its stage: ``0.1dur`` is a tenth of the stage. A stage in epochs
+    is counted in batches. Composer's ``scale_schedule_ratio`` stretches the times as usual.
 
     Args:
         scheduler (ComposerScheduler | Mapping[str, Any], optional): The scheduler of every stage: a
@@ -47,8 +47,8 @@ class PerStageScheduler(ComposerScheduler):
 
     Raises:
         ValueError: If not exactly one of the two is given, or a configuration cannot be built. When the
-            trainer is built: without ``patch_level`` in the run, for a number of schedulers that is not
-            that of the stages, or if the scheduler of any stage refuses the stage's length or unit.
+            trainer is built: if the run has no ``patch_level``, if the number of schedulers is not the
+            number of stages, or if a scheduler refuses the length or unit of its stage.
 
     Example:
         .. code-block:: yaml
@@ -70,7 +70,9 @@ class PerStageScheduler(ComposerScheduler):
             )
         self._every = None if scheduler is None else _build(scheduler)
         if schedulers is not None and (isinstance(schedulers, (str, Mapping)) or not schedulers):
-            raise ValueError(f"per_stage: schedulers={schedulers!r} is not a list with one for each stage.")
+            raise ValueError(
+                f"per_stage: schedulers={schedulers!r} is not a list with one scheduler for each stage."
+            )
         self._each = [_build(entry) for entry in schedulers or ()]
         self._seen: weakref.ref[State] | None = None
         self._first_calls = 0
@@ -83,7 +85,7 @@ class PerStageScheduler(ComposerScheduler):
         if algorithm is None:
             raise ValueError(
                 "per_stage takes the stages from the patch_level algorithm, which this run does not have. "
-                "Add it under `algorithms`, or use the scheduler inside per_stage by itself."
+                "Add it under `algorithms`, or use the inner scheduler without per_stage."
             )
         self._check_all_stages(algorithm, state, ssr)
         clock = algorithm.stage_clock(state)
@@ -134,7 +136,7 @@ class PerStageScheduler(ComposerScheduler):
         if len(inspect.signature(scheduler).parameters) > 1:
             return float(scheduler(inside, ssr))
         if ssr != 1.0:
-            raise ValueError(f"{scheduler} takes no scale_schedule_ratio.")
+            raise ValueError(f"{scheduler} does not support scale_schedule_ratio.")
         return float(scheduler(inside))
 
 
@@ -160,11 +162,11 @@ def _build(given: ComposerScheduler | Mapping[str, Any]) -> ComposerScheduler:
     try:
         return build_scheduler(name, arguments)
     except TypeError as error:
-        raise ValueError(f"per_stage: {name} cannot be built of {arguments!r}: {error}") from error
+        raise ValueError(f"per_stage: {name} cannot be built from {arguments!r}: {error}") from error
 
 
 def _since(start: Timestamp, now: Timestamp) -> Timestamp:
-    """The clock of a stage; what is counted within an epoch is the data loader's and stays."""
+    """The clock of a stage; counts within an epoch belong to the data loader and stay."""
     return now.copy(
         epoch=max(now.epoch - start.epoch, Time.from_epoch(0)),
         batch=max(now.batch - start.batch, Time.from_batch(0)),

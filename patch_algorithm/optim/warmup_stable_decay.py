@@ -27,17 +27,17 @@ _UNITS = (TimeUnit.DURATION, TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE, Ti
 
 
 class WarmupStableDecay(ComposerScheduler):
-    """Warm-up, plateau, decay (WSD) over the whole run; the stages do not show in it.
+    """Warm-up, plateau, decay (WSD) over the whole run, independent of the stages.
 
-    The multiplier rises straight from 0 to 1 in ``t_warmup``, stays there, and falls to ``alpha_f`` in
-    the last ``t_decay`` of the run. Token superposition (arXiv 2605.06546) trained so, with the switch
-    on the plateau.
+    The multiplier rises linearly from 0 to 1 in ``t_warmup``, stays there, and falls to ``alpha_f`` in
+    the last ``t_decay`` of the run. Token superposition (arXiv 2605.06546) used this schedule, with the
+    switch on the plateau.
 
     Args:
         t_warmup (str | Time): Length of the warm-up, in any of ``dur``, ``ep``, ``ba``, ``sp``, ``tok``.
         t_decay (str | Time, optional): Length of the decay, as a share of the run (``dur``) or in the unit of
-            the trainer's ``max_duration``; batches and epochs may stand for each other where the data
-            loader knows its length. Default: ``'0.1dur'``.
+            the trainer's ``max_duration``. Batches and epochs may be mixed if the data loader knows its
+            length. Default: ``'0.1dur'``.
         alpha_f (float, optional): Multiplier at the end of the run. Default: ``0.0``.
         decay (str, optional): Shape of the decay: ``linear``, ``cosine`` or ``1-sqrt``.
             Default: ``'linear'``.
@@ -45,8 +45,8 @@ class WarmupStableDecay(ComposerScheduler):
             always stretches the decay. Default: ``False``, as in Composer.
 
     Raises:
-        ValueError: For arguments that are not of these kinds; when the trainer is built, if warm-up and
-            decay do not fit into the run, or units cannot be brought together.
+        ValueError: For invalid arguments; when the trainer is built, if warm-up and decay together are
+            longer than the run, or their units cannot be converted.
     """
 
     def __init__(

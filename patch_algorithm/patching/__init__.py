@@ -1,6 +1,6 @@
 """Tensors: cutting rows of tokens, folding them into patches, averaging a patch's embeddings.
 
-Pure functions that need torch alone.
+Pure functions that need only torch.
 """
 
 from __future__ import annotations

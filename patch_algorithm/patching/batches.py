@@ -1,8 +1,8 @@
-"""A whole batch cut or folded, with everything that runs along with its tokens.
+"""Cuts or folds a whole batch, with all values that belong to its tokens.
 
 Shapes: B rows, T raw tokens a row, K patch size, P positions (T / K).
 
-Everything here is a pure function of tensors and needs torch alone.
+Everything here is a pure function of tensors and needs only torch.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ _SCORED = "loss_generating_tokens"
 
 
 def cut_batch(batch: Mapping[str, Any], length: int, document_keys: Collection[str] = ()) -> dict[str, Any]:
-    """Cuts the rows of a batch and everything that runs along with them.
+    """Cuts the rows of a batch, with all values that belong to them.
 
     Args:
         batch: ``input_ids`` ``[B, T]`` and any further values. Tensors of ``[B, T, ...]`` are cut
-            alike, other values with one entry per row are repeated for each piece of the row, and
-            llm-foundry's per-row counts are counted anew. The documents of ``sequence_id`` are numbered
-            anew in each piece.
+            alike, and other values with one entry per row are repeated for each piece of the row.
+            llm-foundry's per-row counts are recomputed, and the documents of ``sequence_id`` are
+            renumbered in each piece.
         length: Tokens per row of the result; divides T.
-        document_keys: Which of :data:`.DOCUMENT_KEYS` the model keeps documents apart by. Without
-            ``position_ids`` among them these are dropped: positions start anew in each piece. With
-            them they start anew in each piece and in each document.
+        document_keys: Which of :data:`.DOCUMENT_KEYS` the model uses to keep documents apart. If
+            ``position_ids`` is not among them, it is dropped, and positions restart in each piece. If it
+            is, positions restart in each piece and in each document.
 
     Returns:
         A new batch of ``B * T / length`` rows.
@@ -108,18 +108,18 @@ def fold_batch(
     """Folds a batch of token rows into patches.
 
     Rows with an attention mask whose length is not a multiple of ``k`` are padded on the right with
-    tokens that count for nothing. A patch without a real token is masked and predicts nothing.
+    tokens that are neither read nor scored. A patch without a real token is masked and predicts nothing.
 
     Args:
         batch: ``input_ids`` and ``labels`` ``[B, T]`` int64, aligned; ``attention_mask`` ``[B, T]``
             if there is padding. Values with one entry per row are kept.
         k: Patch size.
-        patch_inputs: Whether positions read patches; else they read single tokens, and P = T.
-        patch_targets: Whether positions are scored against the ``k`` tokens that come next; else
-            against the next one alone.
-        document_keys: Which of :data:`.DOCUMENT_KEYS` the model keeps documents apart by; see
+        patch_inputs: Whether positions read patches. If not, they read single tokens, and P = T.
+        patch_targets: Whether positions are scored against the next ``k`` tokens. If not, only against
+            the next token.
+        document_keys: Which of :data:`.DOCUMENT_KEYS` the model uses to keep documents apart; see
             :mod:`patch_algorithm.patching.documents`. The others are dropped, which concatenates documents.
-            Targets come from ``labels`` alone, across documents too, as at token level.
+            Targets come only from ``labels``, across documents too, as at token level.
 
     Returns:
         A new batch. ``input_ids`` ``[B, P]`` (each patch's first token: models read its shape),
@@ -130,8 +130,8 @@ def fold_batch(
         entry per row.
 
     Raises:
-        ValueError: If T is no multiple of ``k`` and there is no mask, or if the batch holds another
-            value per token, which nothing says how to fold.
+        ValueError: If T is not a multiple of ``k`` and there is no mask, or if the batch holds a further
+            value per token, which cannot be folded.
     """
     B, T = batch["input_ids"].shape
     _refuse_unknown_token_values(batch, B, T)
@@ -160,7 +160,7 @@ def fold_batch(
 
 
 def keep_pinned(batch: Mapping[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-    """Pins what was made of a pinned batch, so that its copies to a GPU still need no waiting.
+    """Pins what was made from a pinned batch, so that copying it to a GPU still does not block.
 
     Args:
         batch: What the data loader gave.
@@ -178,7 +178,7 @@ def keep_pinned(batch: Mapping[str, Any], made: dict[str, Any]) -> dict[str, Any
 
 
 def _padded(rows_BT: Tensor, missing: int, value: int) -> Tensor:
-    """Rows with ``missing`` values on the right; the rows themselves where none is, since a pad copies."""
+    """Rows with ``missing`` values added on the right; the rows themselves if none is, as padding copies."""
     return F.pad(rows_BT, (0, missing), value=value) if missing else rows_BT
 
 
@@ -215,8 +215,8 @@ def _real_tokens(ids_BT: Tensor, mask_BT: Tensor | None) -> list[int]:
 def _with_a_first_token(mask_BT: Tensor) -> Tensor:
     """Unmasks the first token of rows that are all padding, which models refuse or turn into NaN.
 
-    Such a row is a piece of a longer one. Its labels are ignored, so it predicts nothing either way;
-    leaving it out would let ranks disagree on the number of their microbatches.
+    Such a row is a piece of a longer one. Its labels are ignored, so it predicts nothing either way. If it
+    were left out, ranks could have different numbers of microbatches.
     """
     empty_B = ~mask_BT.bool().any(dim=1)
     mask_BT = mask_BT.clone()
@@ -229,7 +229,7 @@ def _refuse_unknown_token_values(batch: Mapping[str, Any], B: int, T: int) -> No
         per_token = isinstance(value, Tensor) and value.shape[:2] == (B, T)
         if per_token and key not in _FOLDED_KEYS:
             raise ValueError(
-                f"The batch holds {key!r} of shape {tuple(value.shape)}, a value for each token, and "
-                "patch-level training does not know how to fold it. Remove it from the data loader, "
+                f"The batch holds {key!r} of shape {tuple(value.shape)}, one value per token, and "
+                "patch-level training cannot fold it. Remove it from the data loader, "
                 "or train this data at token level."
             )

@@ -1,13 +1,13 @@
 """Keeping documents apart in rows of patches.
 
 Rows of packed documents come with ``sequence_id``, a document's number for each token, or with
-``position_ids`` that start anew in each document. In patches, a patch belongs to the document of its
-last real token, and tokens of other documents leave its mean; so a document that ends inside a patch
-it does not own is not read there, and no position reads two documents.
+``position_ids`` that restart in each document. A patch belongs to the document of its last real token,
+and tokens of other documents are left out of its mean. So no position reads two documents, and the last
+tokens of a document that ends inside another document's patch are not read.
 
 Shapes: B rows, T raw tokens a row, K patch size, P positions (T / K).
 
-Everything here is a pure function of tensors and needs torch alone.
+Everything here is a pure function of tensors and needs only torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 DOCUMENT_KEYS = ("sequence_id", "position_ids")
-"""Batch keys that tell documents apart."""
+"""Batch keys that mark documents."""
 
 
 def documents_of(batch: Mapping[str, Any], keys: Collection[str]) -> Tensor | None:
@@ -41,11 +41,11 @@ def documents_of(batch: Mapping[str, Any], keys: Collection[str]) -> Tensor | No
     Args:
         batch: ``sequence_id`` or ``position_ids`` ``[B, T]``, and ``attention_mask`` ``[B, T]`` where
             there is padding. Without a mask, tokens whose ``sequence_id`` is negative are padding.
-        keys: Which of :data:`DOCUMENT_KEYS` to go by, the first of them that the batch holds.
+        keys: Which of :data:`DOCUMENT_KEYS` to use; the first of them that the batch holds counts.
 
     Returns:
-        ``[B, T]`` int64, 0, 1, 2... along each row, -1 on padding; ``None`` where the batch holds none
-        of ``keys``.
+        ``[B, T]`` int64, 0, 1, 2... along each row, -1 on padding; ``None`` if the batch holds none of
+        ``keys``.
     """
     key = next((key for key in DOCUMENT_KEYS if key in keys and key in batch), None)
     if key is None:
@@ -65,7 +65,7 @@ def number_documents(documents_BT: Tensor) -> Tensor:
     """Numbers the documents of each row densely: 0, 1, 2... in their order; -1 stays.
 
     Args:
-        documents_BT: ``[B, T]`` integers, one for each document, -1 where there is none.
+        documents_BT: ``[B, T]`` integers that identify documents, -1 where there is none.
     """
     real_BT = documents_BT >= 0
     return _count_starts(documents_BT != _value_before(documents_BT, real_BT), real_BT)

@@ -2,7 +2,7 @@
 
 Shapes: B rows, T raw tokens a row, K patch size, P positions (T / K), D hidden size.
 
-Everything here is a pure function of tensors and needs torch alone.
+Everything here is a pure function of tensors and needs only torch.
 """
 
 from __future__ import annotations

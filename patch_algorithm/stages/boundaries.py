@@ -55,7 +55,7 @@ def parse_boundary(value: float | str, name: str = "ratio") -> Boundary:
 
     Raises:
         ValueError: If it is neither, is negative, not a number, above 1 (as a fraction), or in a
-            unit that no step counter follows (``iter``, ``sec``).
+            unit that is not supported (``iter``, ``sec``).
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{name}={value!r} is neither a fraction nor a time. {_HOW}")
@@ -88,8 +88,8 @@ def parse_stages(stages: object) -> tuple[tuple[int, Boundary], ...]:
         Pairs of patch size and end, as :func:`parse_boundary` gives it.
 
     Raises:
-        ValueError: If it is no such list, a ``k`` is below 2, or an end is not after the one before
-            it (where both are in one unit; the others are compared when the run's length is known).
+        ValueError: If it is not such a list, a ``k`` is below 2, or an end is not after the end before
+            it. Ends in different units are compared when the run's length is known.
     """
     if isinstance(stages, str) or not isinstance(stages, Sequence) or not stages:
         raise ValueError(f"stages={stages!r} is not a list of stages. {_STAGES_HOW}")
@@ -99,7 +99,7 @@ def parse_stages(stages: object) -> tuple[tuple[int, Boundary], ...]:
         if not isinstance(stage, Mapping) or set(stage) != {"k", "until"}:
             raise ValueError(f"{name}={stage!r} is not a mapping of 'k' and 'until'. {_STAGES_HOW}")
         k = whole_number(
-            f"{name}.k", stage["k"], 2, " The token stage, k=1, follows the last stage by itself."
+            f"{name}.k", stage["k"], 2, " The token stage (k=1) follows the last stage automatically."
         )
         parsed.append((k, parse_boundary(stage["until"], f"{name}.until")))
     for number in range(1, len(parsed)):
@@ -127,18 +127,18 @@ def run_length(max_duration: Time, dataloader_len: int | None) -> Time[int]:
     Raises:
         ValueError: If epochs cannot be turned into batches, or for ``iter`` and ``sec``.
     """
-    mend = "give max_duration or ratio in batches, samples or tokens ('ba', 'sp' or 'tok')."
+    fix = "give max_duration or ratio in batches, samples or tokens ('ba', 'sp' or 'tok')."
     if max_duration.unit == TimeUnit.EPOCH:
         if dataloader_len is None:
             raise ValueError(
                 f"ratio is a fraction of max_duration={max_duration.to_timestring()!r}, and the data "
-                f"loader does not know its length, so epochs cannot be counted in batches: {mend}"
+                f"loader does not know its length, so epochs cannot be converted to batches: {fix}"
             )
         return in_batches(max_duration, dataloader_len)
     if max_duration.unit not in _UNITS:
         raise ValueError(
             f"ratio is a fraction of max_duration={max_duration.to_timestring()!r}, whose unit is not "
-            f"supported: {mend}"
+            f"supported: {fix}"
         )
     return Time(int(max_duration.value), max_duration.unit)
 

@@ -1,6 +1,6 @@
 """What a run computes, counted in positions and set against token-level training on the same tokens.
 
-The one account of it: the algorithm, its banner, the monitor and the report all ask here.
+The algorithm, its banner, the monitor and the report all use this count.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ __all__ = [
 
 
 class StagedAlgorithm(Protocol):
-    """What is read of the algorithm that puts a run in stages; :class:`.PatchLevel` is one."""
+    """What is read of an algorithm that divides a run into stages; :class:`.PatchLevel` is one."""
 
     def stage_clock(self, state: State) -> StageClock:
         """The stage that a step at the trainer's present clock belongs to."""
@@ -119,7 +119,7 @@ def after_this_step(state: State) -> Timestamp:
 
 
 def coming_stages(algorithm: StagedAlgorithm, state: State) -> list[StageClock]:
-    """The present stage and those to come, as far as their boundaries tell.
+    """The present stage and those to come, as far as their boundaries are known.
 
     Of a stage to come ``started`` is set on the counter of the boundary only; the others stay at the
     present.
@@ -156,7 +156,7 @@ def tokens_left(state: State) -> list[tuple[StageClock, float]] | None:
     """The raw tokens that the present stage and each stage to come will still take.
 
     Returns:
-        ``None`` before the first step, and where the end of a stage cannot be told in batches.
+        ``None`` before the first step, and if the end of a stage cannot be converted to batches.
     """
     algorithm = find_patch_level(state)
     stages = [present_stage(state)] if algorithm is None else coming_stages(algorithm, state)
@@ -176,7 +176,7 @@ def total_batches(state: State) -> int | None:
     """The batches of the whole run, if they stay as large as they have been.
 
     Returns:
-        ``None`` before the first step, and where the end of the run cannot be told in batches.
+        ``None`` before the first step, and if the end of the run cannot be converted to batches.
     """
     end, batches = max_duration(state), dataloader_len(state)
     if batches is not None:
@@ -193,7 +193,7 @@ def total_batches(state: State) -> int | None:
 
 
 def _loader_batches(clock: StageClock, now: Timestamp) -> int:
-    """Batches of the data loader that the run has taken; one a step, where nobody says otherwise."""
+    """Batches of the data loader that the run has taken; one per step by default."""
     return int(now.batch.value) if clock.loader_batches is None else clock.loader_batches
 
 
@@ -201,7 +201,7 @@ def _loader_batches_at_ends(stages: Sequence[StageClock], state: State) -> list[
     """The data loader's batches that will have been taken when each stage ends, if they stay of one size.
 
     Returns:
-        ``None`` before the first step, and where an end cannot be told in batches.
+        ``None`` before the first step, and if an end cannot be converted to batches.
     """
     now, per_epoch = state.timestamp, dataloader_len(state)
     taken, steps = float(_loader_batches(stages[0], now)), float(now.batch.value)

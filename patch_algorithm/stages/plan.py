@@ -40,7 +40,7 @@ BOTH_SIDES = Sides()
 """Positions read and predict patches: the method."""
 
 ON_MISMATCH = ("error", "use_checkpoint", "use_config")
-"""What to do where a checkpoint and the configuration disagree."""
+"""What to do if a checkpoint and the configuration disagree."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,9 @@ def require_equal_steps(max_duration: Time) -> None:
     """
     if max_duration.unit == TimeUnit.EPOCH:
         raise ValueError(
-            f"constant_compute=True with max_duration={max_duration.to_timestring()!r}: how many steps an "
-            "epoch has depends on where the switch falls in it. Give max_duration in batches, samples or "
-            "tokens ('ba', 'sp' or 'tok'), or set constant_compute: false."
+            f"constant_compute=True does not work with max_duration={max_duration.to_timestring()!r}: the "
+            "number of steps in an epoch depends on where the switch falls. Give max_duration in batches, "
+            "samples or tokens ('ba', 'sp' or 'tok'), or set constant_compute: false."
         )
 
 
@@ -255,8 +255,8 @@ def _agreed(
     if same_stages and same_steps and (None in (seq_len, saved.seq_len) or seq_len == saved.seq_len):
         if not _same_stages(configured.stages, saved.stages):
             warn(
-                f"The run was started with {saved}, which holds; the same fractions of the present "
-                f"max_duration would be {configured}."
+                f"The run was started with {saved}, and keeps that. The same fractions of the present "
+                f"max_duration would give {configured}."
             )
         if seq_len is not None:
             return replace(saved, seq_len=seq_len, seq_len_from_rows=False)
@@ -265,7 +265,7 @@ def _agreed(
         configured = replace(configured, stages=saved.stages, length=saved.length)
     if on_mismatch == "error":
         raise ValueError(
-            f"The checkpoint was trained with {saved}, the configuration says {configured}. Change the "
+            f"The checkpoint was trained with {saved}, but the configuration says {configured}. Change the "
             "configuration, or set on_mismatch to 'use_checkpoint' or 'use_config'."
         )
     return saved if on_mismatch == "use_checkpoint" else configured

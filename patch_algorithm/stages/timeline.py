@@ -123,8 +123,9 @@ class Timeline:
         """
         if (of_step := self.plan.index_at(clock)) < self.stage:
             warn(
-                f"By the clock this is a step of stage {of_step} of {self.plan}, but that was left before "
-                "and is not entered again. Start a new run from the weights (load_weights_only) for another."
+                f"By the clock, this step belongs to stage {of_step} of {self.plan}. The run has left that "
+                "stage, and a stage is never entered again. To train it again, start a new run from the "
+                "weights (load_weights_only: true)."
             )
         # The clock may have been set back (reset_time), to before what is remembered.
         self._started = {i: start for i, start in self._started.items() if start.batch <= now.batch}

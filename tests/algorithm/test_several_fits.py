@@ -86,7 +86,7 @@ def test_a_stage_starts_anew_with_the_clock() -> None:
     trainer = make_trainer(make_rows(16, 16), [algorithm], max_duration="4ba")
     trainer.fit()
     assert algorithm.stage_clock(trainer.state).started.batch == 2
-    with warned("left before and is not entered again"):
+    with warned("a stage is never entered again"):
         trainer.fit(reset_time=True)
     assert algorithm.stage_clock(trainer.state).started.batch == 0
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_at_the_switch_is_asked_for_once(tmp_path: Path) -> None:
     with warned("ends as a patch model"):
         trainer.fit()
     (tmp_path / "ba2.pt").unlink()
-    with warned("left before and is not entered again"):
+    with warned("a stage is never entered again"):
         trainer.fit(duration="4ba", reset_time=True)
     assert not (tmp_path / "ba2.pt").exists()
 

@@ -48,7 +48,7 @@ REFUSED = (
     ("stopping on a train metric", "by a train metric", "watches the train metric"),
     ("second derivatives", "second derivatives", "second derivatives, which the patch loss does not have"),
     ("tensor parallelism", "tensor parallelism", "does not support tensor parallelism"),
-    ("prompt tuning", "prompt tuning", "is tuned by prompts"),
+    ("prompt tuning", "prompt tuning", "uses prompt tuning"),
 )
 
 

@@ -112,7 +112,7 @@ def test_a_list_may_score_the_first_token_alone() -> None:
     [
         ([1, 2, 3], r"\[1, 2, 3\] holds 3 weights where a position has 4 targets"),
         ([], r"\[\] must hold finite numbers"),
-        ([0, 0, 0, 0], "one above it"),
+        ([0, 0, 0, 0], "not all of them 0"),
         ([1, 2, 3, -1], "at least 0"),
         ([1, 2, 3, float("nan")], "finite"),
         ([1, 2, 3, float("inf")], "finite"),

@@ -92,7 +92,7 @@ class SmallSecondTable(Toy):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Shifts, r"given ids of shape \(4, 4\) other than the batch's 'input_ids'.*changes its input ids"),
+        (Shifts, r"given ids of shape \(4, 4\) that are not the batch's 'input_ids'.*changes its input ids"),
         (Clones, "changes its input ids"),
         (AlsoOthers, "changes its input ids"),
         (SmallSecondTable, rf"a second embedding \(of {VOCABULARY // 2} rows\)"),

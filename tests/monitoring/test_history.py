@@ -235,7 +235,7 @@ def test_an_evaluation_before_a_resumed_fit(tmp_path: Path) -> None:
     assert read(path).starts == [0, 5]
 
 
-@pytest.mark.filterwarnings("ignore:By the clock this is a step of stage 0")
+@pytest.mark.filterwarnings("ignore:By the clock, this step belongs to stage 0")
 def test_a_second_fit_and_a_clock_set_back(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     trainer = recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
@@ -271,7 +271,7 @@ def test_what_is_no_history(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(path)
     path.write_text('{"loss": 5}\n')
-    with pytest.raises(ValueError, match=r"history\.jsonl is not a history: a line of it is .*loss"):
+    with pytest.raises(ValueError, match=r"history\.jsonl is not a history: line 1 is .*loss"):
         read(path)
     for text in ("# Notes\nof a run\n", "5\n", "null\n", '"kind"\n'):
         path.write_text(text)

@@ -117,7 +117,7 @@ def test_what_cannot_be_read_stops_no_resume(
     trainer = resumed_with(lambda callbacks: callbacks.update(StageRecorder=saved), tmp_path)
     told = capsys.readouterr().err
     check_that_the_algorithm_was_asked(trainer, told)
-    assert "cannot be read and is left out" in told
+    assert "cannot be read and is ignored" in told
 
 
 def saved_by_version_0_1_0(callbacks: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ def test_the_sums_of_version_0_1_0_are_taken_up(tmp_path: Path, capsys: pytest.C
     assert record.compute_share() == pytest.approx(0.625)
     assert record.total.flops > 1000 * (4 * 32 + 2 * 128)
     assert record.eval_seconds == 2.5
-    assert "is of another version of patch-algorithm" in capsys.readouterr().err
+    assert "was written by another version of patch-algorithm" in capsys.readouterr().err
 
 
 def test_callbacks_added_in_the_middle(tmp_path: Path) -> None:

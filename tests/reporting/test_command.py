@@ -137,7 +137,7 @@ def test_bad_input_is_named(runs: list[str], tmp_path: Path) -> None:
     for arguments, words in (
         ([str(tmp_path / "none")], "does not exist"),
         ([str(tmp_path / "notes.md")], "notes.md is not a history"),
-        ([str(bad)], "bad.jsonl is not a history: a line of it is"),
+        ([str(bad)], "bad.jsonl is not a history: line"),
         ([str(bad)], "line 2"),
         ([str(tmp_path)], "is a folder without history.jsonl"),
         ([runs[0], runs[0]], "are the same run"),

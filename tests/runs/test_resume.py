@@ -257,13 +257,13 @@ def test_seq_len_of_the_checkpoint_holds_where_the_configuration_gives_none(tmp_
 
 
 def later_point(whole: Whole) -> Trainer:
-    with warned("left before and is not entered again"):
+    with warned("a stage is never entered again"):
         return resume(whole[1], 5, PatchLevel(k=4, ratio="7ba", on_mismatch="use_config"))
 
 
 def reset_time(whole: Whole) -> Trainer:
     trainer = make_trainer(ROWS, [PatchLevel(k=4, ratio=0.5)], load_path=str(whole[1] / "ba5.pt"))
-    with warned("left before and is not entered again"):
+    with warned("a stage is never entered again"):
         trainer.fit(reset_time=True, duration="3ba")
     return trainer
 
@@ -272,7 +272,7 @@ def earlier_then_later_point(whole: Whole) -> Trainer:
     trainer = make_trainer(ROWS, [algorithm := PatchLevel(k=4, ratio="2ba")], max_duration="3ba")
     trainer.fit()
     assert algorithm.switch_point == "2ba"
-    with warned("left before and is not entered again"):
+    with warned("a stage is never entered again"):
         trainer.fit(duration="2ba", reset_time=True)
     return trainer
 

@@ -158,7 +158,7 @@ class Work:
         block: Block | None = None
         while damage is None:
             try:
-                with self._read_errors_told(source):
+                with self._read_errors_explained(source):
                     block = next(blocks, None)
             except SourceDamage as error:
                 block, damage = None, error
@@ -244,7 +244,7 @@ class Work:
         self._bar.update(read_bytes)
 
     @contextmanager
-    def _read_errors_told(self, source: Source) -> Iterator[None]:
+    def _read_errors_explained(self, source: Source) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -254,7 +254,7 @@ class Work:
             ) from error
 
     def _stamp(self, source: Source) -> dict[str, Any]:
-        with self._read_errors_told(source):
+        with self._read_errors_explained(source):
             return source.stamp()
 
     def _first_failure(self) -> str:
