@@ -17,7 +17,19 @@ import numpy as np
 from benchmarks.study.cells import MAIN
 from benchmarks.study.settings import SIZES, Settings
 
-__all__ = ["Comparison", "Fit", "Interval", "compare", "documents_of", "fit", "headline", "noise"]
+__all__ = [
+    "Comparison",
+    "Fit",
+    "Interval",
+    "compare",
+    "documents_of",
+    "fit",
+    "headline",
+    "is_main",
+    "noise",
+    "student",
+    "widened",
+]
 
 Rows = Mapping[str, Mapping[str, Any]]
 _DRAWS = 4000
@@ -80,11 +92,11 @@ class Comparison:
 
     def t_interval(self) -> float:
         """Half the width of Student's 95 % interval over seeds; infinite for one seed."""
-        S = len(self.seeds)
-        if S < 2:
-            return math.inf
-        quantile = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}.get(S - 1, 2.3)
-        return float(quantile * self.by_seed().std(ddof=1) / math.sqrt(S))
+        return student(self.by_seed())
+
+    def wider(self) -> Interval:
+        """Both intervals together: nothing is decided that they do not agree on."""
+        return widened(self.interval(), self.t_interval())
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,21 @@ class Fit:
     high: np.ndarray
     left_out: tuple[str, ...]
     cells: int
+
+
+def student(values: np.ndarray) -> float:
+    """Half the width of Student's 95 % interval of a mean; infinite for one value."""
+    n = len(values)
+    if n < 2:
+        return math.inf
+    quantile = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}.get(n - 1, 2.37)
+    return float(quantile * values.std(ddof=1) / math.sqrt(n))
+
+
+def widened(bootstrap: Interval, half: float) -> Interval:
+    """Both intervals together."""
+    value = bootstrap.value
+    return Interval(value, min(bootstrap.low, value - half), max(bootstrap.high, value + half))
 
 
 def documents_of(results: Path, corpus: str) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +173,7 @@ def compare(rows: Rows, documents: Mapping[str, tuple[np.ndarray, np.ndarray]]) 
 
 def headline(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The main arm along the lines: k = 4 for 30 % of the steps, full batch, at the size's own rate."""
-    plain = [one for one in comparisons if _is_main(one.settings) and one.settings.positions == 4096]
+    plain = [one for one in comparisons if is_main(one.settings) and one.settings.positions == 4096]
     # Neighbouring rates were run at one length only; the line's rate is the one with most lengths.
     lines: dict[str, dict[float, int]] = {}
     for one in plain:
@@ -166,7 +193,7 @@ def fit(comparisons: Sequence[Comparison], draws: int = _DRAWS) -> Fit:
         ValueError: If there are fewer than two cells.
     """
     cells = [*headline(comparisons)]
-    cells += [one for one in comparisons if _is_main(one.settings) and one.settings.positions != 4096]
+    cells += [one for one in comparisons if is_main(one.settings) and one.settings.positions != 4096]
     if len(cells) < 2:
         raise ValueError(f"a fit needs at least two cells, and there are {len(cells)}.")
     design, names, left_out = _design([one.settings for one in cells])
@@ -208,7 +235,8 @@ def noise(rows: Rows) -> dict[str, list[float]]:
     return found
 
 
-def _is_main(settings: Settings) -> bool:
+def is_main(settings: Settings) -> bool:
+    """Whether an arm is the main one at some size, length, rate and batch."""
     plain = Settings(
         settings.size,
         settings.tokens_per_parameter,

@@ -68,19 +68,18 @@ def _is_plain(settings: Settings) -> bool:
 
 
 def _cell(one: Comparison) -> dict[str, Any]:
-    settings, interval = one.settings, one.interval()
     # The plan decides nothing that the bootstrap and Student's interval do not agree on.
-    half = one.t_interval()
+    settings, interval = one.settings, one.wider()
     return {
         "parameters": SIZES[settings.size].parameters,
         "tokens_per_parameter": settings.tokens_per_parameter,
         "stages": [list(stage) for stage in settings.stages],
         "hold": settings.hold,
         "seeds": len(one.seeds),
-        "bits_per_byte": round(interval.value, 4),
-        "low": round(min(interval.low, interval.value - half), 4),
-        "high": round(max(interval.high, interval.value + half), 4),
-        "nats_per_token": round(one.nats_per_token(), 4),
+        "bits_per_byte": round(interval.value, 6),
+        "low": round(interval.low, 6),
+        "high": round(interval.high, 6),
+        "nats_per_token": round(one.nats_per_token(), 6),
     }
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+sys.path.append(str(Path(__file__).parents[2]))  # for the study's own analysis
+
 import badges
 import chart
 import events
@@ -19,6 +21,7 @@ import logo
 import loss
 import rooms
 import stages
+import study
 import tables
 from drawing import THEMES, Drawing
 
@@ -85,6 +88,12 @@ PICTURES: dict[str, tuple[float, float, str, Callable[[Drawing], None]]] = {
         *_around(events),
         "What the algorithm does at each of Composer's events.",
         _alone(events.draw_events),
+    ),
+    "study": (
+        *_around(study),
+        "Left: our study's difference between patch runs and token-only twins over tokens per parameter, "
+        "with intervals. Right: public pairs at equal compute.",
+        _alone(study.draw_study),
     ),
     "rooms": (
         rooms.WIDTH + 2 * _MARGIN,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import study_tables
 from composer.core import Time, Timestamp
 
 from patch_algorithm.algorithm import PatchLevel
@@ -102,6 +103,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "units": _units,
     "equal data": _equal_data,
     "equal compute": _equal_compute,
+    **study_tables.TABLES,
 }
 
 

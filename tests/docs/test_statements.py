@@ -15,7 +15,7 @@ README: what one sees of the quickstart                 ``test_the_readme_shows_
 install: wheels of flash-attn                           ``test_flash_attention_is_that_of_the_lock_file``
 findings: "no comparison": what was searched, when     ``test_what_was_not_found_says_where_it_was_searched``
 figures of a pilot without date or script               ``test_no_figure_of_a_pilot``
-README, FAQ, method card: the study's figures           ``test_the_studys_figures``
+README, FAQ, method card, study: the study's figures    ``test_the_studys_figures``
 README, method card: the papers' figures                ``test_the_papers_figures``
 =======================================================  ====================================================
 """
@@ -212,6 +212,12 @@ def test_the_studys_figures() -> None:
     assert lost in README
     assert lost in CARD
     assert "at 20 and 40 tokens per parameter, and level with it at 80" in words(DOCS / "faq.md")
+    page = words(DOCS / "study.md")
+    assert lost in page
+    assert (
+        page.count(f"from {cells[20].bits_per_byte:+.3f} bits a byte at 20 tokens per parameter to about")
+        == 2
+    )
 
 
 def test_the_papers_figures() -> None:
