@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study.analysis import Comparison, compare, documents_of, fit, headline, noise
+from benchmarks.study.hypotheses import decide
 from benchmarks.study.settings import SIZES, Settings
 from benchmarks.study.store import read_rows
 
@@ -33,7 +34,13 @@ def load(results: Path) -> tuple[dict[str, dict[str, Any]], list[Comparison]]:
 def tables(results: Path) -> str:
     """All tables, as Markdown."""
     rows, comparisons = load(results)
-    parts = [_noise_table(rows), _sweep_table(rows), _comparison_table(comparisons), _fit_table(comparisons)]
+    parts = [
+        _noise_table(rows),
+        _sweep_table(rows),
+        _comparison_table(comparisons),
+        _hypotheses_table(rows, comparisons),
+        _fit_table(comparisons),
+    ]
     hours = sum(row["cpu_seconds"] for row in rows.values()) / 3600
     parts.append(f"{len(rows)} runs, {hours:.1f} CPU hours.")
     return "\n\n".join(parts) + "\n"
@@ -164,6 +171,11 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
         "difference (95 %, bootstrap)", "Student's t", "each seed", "nats/token",
     )  # fmt: skip
     return "## Patch minus token (bits per byte)\n\n" + _table(head, lines)
+
+
+def _hypotheses_table(rows: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Comparison]) -> str:
+    lines = [(one.name, one.claim, one.status, one.numbers) for one in decide(rows, comparisons)]
+    return "## Hypotheses of PLAN.md\n\n" + _table(("", "claim", "so far", "bits per byte"), lines)
 
 
 def _fit_table(comparisons: Sequence[Comparison]) -> str:

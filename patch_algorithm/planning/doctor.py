@@ -150,7 +150,7 @@ def _rates(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Find
         return [
             finding(
                 "schedule-refused",
-                f"scheduler {run.scheduler.name}: {error}",
+                f"scheduler {run.scheduler.name}: {str(error).removeprefix(f'{run.scheduler.name}: ')}",
                 "The trainer stops when it builds the schedule.",
                 "Give its times as shares of the run ('0.1dur'), or in the unit of max_duration.",
             )

@@ -102,5 +102,6 @@ def test_tables_and_plot_are_made(tmp_path: Path) -> None:
     text = tables(results)
     assert f"{law(LINES[0]):+.4f}" in text
     assert "| d (ln updates) | -0.02000 |" in text
+    assert "| H4 | Larger models gain more. | supported | b is -0.050 " in text
     plot(results, tmp_path / "difference.png")
     assert (tmp_path / "difference.png").read_bytes().startswith(b"\x89PNG")

@@ -145,6 +145,12 @@ def test_a_misspelt_argument_of_the_scheduler_is_said_once(healthy: dict[str, An
     assert ids(healthy, scheduler=changed) == ["unknown-key"]
 
 
+def test_a_scheduler_is_named_once(healthy: dict[str, Any]) -> None:
+    longer = {"name": "warmup_stable_decay", "t_warmup": "1000ba"}
+    (refused,) = [one for one in found(healthy, scheduler=longer) if one.id == "schedule-refused"]
+    assert refused.found.startswith("scheduler warmup_stable_decay: t_warmup='1000ba' and ")
+
+
 @pytest.mark.parametrize(
     "section", ["model", "tokenizer", "optimizer", "scheduler", "train_loader", "eval_loader"]
 )
