@@ -97,6 +97,31 @@ def test_nothing_scrolls_sideways_on_a_wide_screen(tab: Browser, address: str, s
     assert not wrong, wrong
 
 
+@pytest.mark.parametrize("page", ["index", "plan", "cli", "compatibility"])
+def test_between_wide_and_narrow_the_page_itself_does_not_scroll(
+    tab: Browser, address: str, page: str
+) -> None:
+    tab.size(1100)
+    tab.open(f"{address}/{page}.html")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_home_shows_the_picture_for_this_screen_and_theme(
+    tab: Browser, address: str, width: int, theme: str
+) -> None:
+    tab.size(width)
+    tab.open(f"{address}/index.html")
+    tab.evaluate(f"localStorage.setItem('theme', '{theme}')")
+    tab.open(f"{address}/index.html")
+    shown = "[...document.querySelectorAll('article img')].filter(e => e.offsetParent).map(e => e.src)"
+    found = tab.evaluate(shown)
+    tab.evaluate("localStorage.clear()")
+    expected = f"hero-narrow-{theme}.svg" if width == NARROW else f"hero-{theme}.svg"
+    assert [address.rpartition("/")[2] for address in found] == [expected]
+
+
 def test_nothing_starts_off_a_narrow_screen(tab: Browser, address: str, site: Path) -> None:
     tab.size(NARROW)
     check = _OUTSIDE % "(r => r.left < 0 || r.left >= innerWidth - 20)(e.getBoundingClientRect())"
