@@ -17,7 +17,7 @@ pytestmark = pytest.mark.site
 NEAR = {
     "my config": "your-config.html",
     "what it costs": "plan.html",
-    "when it pays": "plan.html",
+    "when it pays": "study.html",
     "k and ratio": "choosing.html",
     "resume": "resume.html",
     "FSDP": "many-gpus.html",
