@@ -14,11 +14,11 @@ class Severity(str, Enum):
     error = "error"
     """The run will not start, will break off, or will silently train on something else."""
     warning = "warning"
-    """The run will work, and will most likely be worse or dearer than it could be."""
+    """The run will work, and will most likely be worse or more expensive than it could be."""
     note = "note"
     """Worth knowing. Nothing has to be changed."""
     skipped = "skipped"
-    """The check cannot be made here, which is no failure."""
+    """The check cannot be made here; that is not a failure."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ missing-key                error    A key without which llm-foundry does not sta
 bad-value                  error    A value of the wrong kind, or one that cannot be resolved.
 
 # Learning rate and optimizer
-rate-low-at-switch         warning* Less than three quarters of the peak rate are left for the token stage.
+rate-low-at-switch         warning* Less than three quarters of the peak rate is left for the token stage.
 rate-decays-in-patch-stage warning* The decay begins before the switch.
 rate-high-at-end           warning* More than half of the peak rate is left at the end of the run.
 rate-zero-early            warning* The rate is zero before the run ends.
@@ -85,12 +85,12 @@ data-missing               error    No data set in the folder that a loader name
 data-damaged               error    A description or an index that cannot be read.
 tokenizer-not-found        error    A tokenizer path that does not exist, or a folder without a tokenizer.
 tokenizer-not-the-datas    error    The run's tokenizer is not the one that the data was written with.
-tokenizer-named-otherwise  note     The same, where only the names can be compared.
+tokenizer-named-otherwise  note     Perhaps another tokenizer than the data's: only the names are compared.
 tokenizer-context          note     `model_max_length` is not the model's context, in a run that exports.
 vocabulary-too-small       error    The model has fewer entries than the data has ids.
 vocabulary-resized         warning  The same, where Composer enlarges the model's embedding.
 data-repeated              warning  The run reads the data more than 4 times.
-passes-over-data           note     How often the data is read, where it is not about once.
+passes-over-data           note     How often the data is read, if that is not about once.
 eval-one-component         warning  Evaluation sees one component of a mixture.
 eval-reads-training-data   warning  An eval loader reads the training rows.
 
@@ -101,7 +101,7 @@ precision-on-cpu           error    A precision that CPUs do not have.
 microbatch-auto-on-cpu     error    `device_train_microbatch_size: auto` on a CPU.
 flash-attention-on-cpu     error    Flash attention on a CPU.
 loss-kernel-on-cpu         error    `patch_level.loss_kernel: triton` on a CPU.
-needs-gpu                  note     What the file asks of a GPU, which was not checked on this machine.
+needs-gpu                  note     What the file needs of a GPU; it was not checked on this machine.
 
 # Evaluation and checkpoints
 no-evaluation              note     Nothing is evaluated.
@@ -112,7 +112,7 @@ disk-space                 warning  Less free space than the checkpoints to be k
 folder-not-writable        error    A save folder that cannot be written.
 
 # Exports
-export-misread             error    Without `trust_remote_code`, transformers loads another model, silently.
+export-misread             error    Without `trust_remote_code`, transformers silently loads another model.
 export-weights             error    Weights that are missing from the files, or that the model does not have.
 export-differs             error    Weights or logits that are not the checkpoint's.
 export-context             error    The tokenizer states another context than the model has.
@@ -126,7 +126,7 @@ untested-version           warning  A version outside the range that this packag
 not-the-tested-version     note     A version in the range that is not the tested one.
 not-registered             error    Names of this package that llm-foundry does not find.
 no-gpu                     note     No GPU on this machine.
-no-flash-attention         note     A GPU, and no flash-attn.
+no-flash-attention         note     A GPU, but no flash-attn.
 advisory                   note     A security advisory of an installed version that matters in training.
 not-writable               warning  A folder for temporary files or caches that cannot be written.
 """

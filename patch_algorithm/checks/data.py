@@ -33,7 +33,7 @@ class LoaderFacts:
         row_tokens: The length of the rows on disk; ``None`` if not known.
         folder: Where they are; ``None`` where nothing is found.
         expected_in: The local folder that has to hold the data; ``None`` if it is fetched or made.
-        components: The components that its rows are of; empty if they are not told apart.
+        components: The components that its rows are of; empty if they are not distinguished.
         fault: Why the description or the index cannot be read.
     """
 
@@ -104,7 +104,7 @@ def _longer(loader: LoaderFacts, asked: int, there: int) -> list[Finding]:
 def _shorter(loader: LoaderFacts) -> Finding:
     return finding(
         "rows-shorter-than-asked",
-        f"{loader.key}.max_seq_len={loader.asked}; the rows in {loader.folder} have {loader.row_tokens} "
+        f"{loader.key}.max_seq_len={loader.asked}, but the rows in {loader.folder} have {loader.row_tokens} "
         "tokens.",
         "The loader pile refuses them. llm-foundry's text loader gives the shorter rows, so that a step has "
         "fewer tokens than the configuration says.",
@@ -132,8 +132,8 @@ def check_components(train: LoaderFacts, evals: list[LoaderFacts]) -> list[Findi
         found.append(
             finding(
                 "eval-one-component",
-                f"{with_components[0].key} sees the component {only!r} alone; the run trains on "
-                f"{len(train.components)}.",
+                f"{with_components[0].key} sees only the component {only!r}; the run trains on "
+                f"{len(train.components)} components.",
                 "A component's loss can differ by more than a nat from that of the mixture, and hides what "
                 "happens to the others.",
                 "Name the data set's own folder in local and let the loader pile read the split of all "
@@ -159,9 +159,10 @@ def check_passes(run_tokens: float | None, disk_tokens: float | None) -> list[Fi
             finding(
                 "data-repeated",
                 read,
-                "Patches read data up to k times as fast. In token-level training repetition costs little up "
-                "to about 4 passes (arXiv 2305.16264). The paper trained 6 passes over 60 billion tokens in "
-                "both ways, and patches gained there (arXiv 2407.12665, table 2); more has not been tried.",
+                "Patches read data up to k times as fast. In token-level training repetition costs little "
+                "up to about 4 passes (arXiv 2305.16264). The paper trained 6 passes over 60 billion "
+                "tokens with and without patches, and patches gained (arXiv 2407.12665, table 2). More "
+                "than 6 passes have not been tried.",
                 "Convert more text, or shorten max_duration.",
             )
         ]
@@ -206,7 +207,7 @@ def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
         return [
             finding(
                 "tokenizer-not-the-datas",
-                f"tokenizer.name is {tokenizer.name!r}; the training data was written with "
+                f"tokenizer.name is {tokenizer.name!r}, but the training data was written with "
                 f"{tokenizer.data_name!r}, another tokenizer: {'; '.join(tokenizer.differences)}.",
                 "This tokenizer gives the data's ids other meanings, or none. llm-foundry's loader "
                 "trains on them silently; the loader pile refuses.",
@@ -221,7 +222,7 @@ def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
             f"tokenizer.name is {tokenizer.name!r}; the training data was written with "
             f"{tokenizer.data_name!r}. The tokenizer is not on this machine, so only the names were "
             "compared.",
-            "Two names may stand for the same tokenizer. The loader pile compares them when the run starts.",
+            "Two names can belong to the same tokenizer. The loader pile compares them when the run starts.",
             "Nothing, if they are the same.",
         )
     ]
@@ -253,7 +254,7 @@ def check_tokenizer_context(stated: int | None, context: int | None) -> list[Fin
     return [
         finding(
             "tokenizer-context",
-            f"tokenizer.kwargs.model_max_length={stated}; the model's context is {context}.",
+            f"tokenizer.kwargs.model_max_length={stated}, but the model's context is {context}.",
             "The exported tokenizer will state it, and evaluation harnesses and pipelines cut texts to that "
             "length.",
             f"Set it to {context}: the context, and not the length of a row.",
@@ -279,14 +280,14 @@ def check_vocabulary(
         f"{data_name!r} need {data_ids:,}."
     )
     fix = (
-        f"Set vocab_size to at least {data_ids}, best to the next multiple of 128: "
+        f"Set vocab_size to at least {data_ids}, preferably the next multiple of 128: "
         f"{-(-data_ids // 128) * 128}."
     )
     if resizes:
         why = (
-            "Composer enlarges the embedding to the entries of the run's tokenizer, so that the model "
-            "differs from its configuration, and by a number of entries that is not a multiple of 128, which "
-            "is slower on GPUs."
+            "Composer enlarges the embedding to the entries of the run's tokenizer. The model then differs "
+            "from its configuration, and its vocabulary may not be a multiple of 128, which is slower on "
+            "GPUs."
         )
         return [finding("vocabulary-resized", found, why, fix)]
     why = (

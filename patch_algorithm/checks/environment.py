@@ -132,8 +132,8 @@ def _outside(package: str, installed: str, declared: str, tested: str) -> Findin
     return finding(
         "untested-version",
         f"{package} {installed}; this package declares {declared or 'another version'}.",
-        "It was installed past the declared ranges, by an override or by hand. Nobody has run the tests with "
-        "it.",
+        "It was installed despite the declared range, by an override or by hand. The tests have not been run "
+        "with it.",
         f"Install {package}=={tested}, or run the tests with yours: `uv run pytest -n 2`.",
     )
 
@@ -151,8 +151,8 @@ def _not_registered(names: tuple[str, ...]) -> Finding:
     return finding(
         "not-registered",
         f"llm-foundry does not find {', '.join(names)}.",
-        "The names are entry points of this package. They are missing where it is on the path without having "
-        "been installed, or was installed by another Python.",
+        "The names are entry points of this package. They are missing if it is on the path but not "
+        "installed, or if it was installed for another Python.",
         "Install it: uv pip install -e . (or uv sync).",
     )
 

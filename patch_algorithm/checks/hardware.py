@@ -64,7 +64,7 @@ def _missing_packages(facts: HardwareFacts) -> list[Finding]:
         found.append(
             finding(
                 "flash-attention-missing",
-                f"{', '.join(facts.flash_keys)}, and flash-attn is not installed.",
+                f"{', '.join(facts.flash_keys)}, but flash-attn is not installed.",
                 "Without it llm-foundry ends in a long traceback (NameError: name 'bert_padding' is not "
                 "defined).",
                 _FIX_FLASH if facts.is_mpt else _FIX_FLASH_HF,
@@ -78,7 +78,7 @@ def _missing_packages(facts: HardwareFacts) -> list[Finding]:
 def _fused_loss(key: str) -> Finding:
     return finding(
         "fused-loss-missing",
-        f"{key}, and flash-attn is not installed.",
+        f"{key}, but flash-attn is not installed.",
         "llm-foundry takes the fused loss of the token stage from flash-attn, and stops without it.",
         "Set model.loss_fn: torch_crossentropy, or install the extra `gpu`.",
     )
@@ -91,7 +91,7 @@ def _on_cpu(facts: HardwareFacts) -> list[Finding]:
             finding(
                 "precision-on-cpu",
                 f"precision={facts.precision}.",
-                "Composer trains in fp32 only on a CPU.",
+                "On a CPU, Composer trains only in fp32.",
                 "Set precision: fp32.",
             )
         )
@@ -100,7 +100,7 @@ def _on_cpu(facts: HardwareFacts) -> list[Finding]:
             finding(
                 "microbatch-auto-on-cpu",
                 "device_train_microbatch_size=auto.",
-                "Composer finds it by running out of GPU memory, and refuses on a CPU.",
+                "Composer finds the microbatch by running out of GPU memory, and refuses to on a CPU.",
                 "Set a number of rows.",
             )
         )
@@ -109,7 +109,7 @@ def _on_cpu(facts: HardwareFacts) -> list[Finding]:
             finding(
                 "flash-attention-on-cpu",
                 f"{', '.join(facts.flash_keys)}.",
-                "flash-attn runs on GPUs only.",
+                "flash-attn runs only on GPUs.",
                 "Set model.attn_config.attn_impl: torch, and with rope: true also rope_impl: hf."
                 if facts.is_mpt
                 else "Set model.attn_implementation: sdpa.",
@@ -122,7 +122,7 @@ def _on_cpu(facts: HardwareFacts) -> list[Finding]:
             finding(
                 "loss-kernel-on-cpu",
                 "patch_level.loss_kernel=triton.",
-                "The fused kernels of the patch loss run on CUDA GPUs only, and the run stops without one.",
+                "The fused kernels of the patch loss run only on CUDA GPUs, and the run stops without one.",
                 "Set loss_kernel: auto.",
             )
         )

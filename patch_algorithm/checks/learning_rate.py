@@ -32,7 +32,7 @@ def check_rate(curve: RateCurve, resets_optimizer: bool = False) -> list[Finding
             finding(
                 "rate-zero-early",
                 f"scheduler {curve.scheduler}: the learning rate is zero throughout the run.",
-                "Nothing is learnt.",
+                "Nothing is learned.",
                 "Check the times of the scheduler against max_duration.",
             )
         ]
@@ -48,8 +48,8 @@ def _at_start(curve: RateCurve) -> Finding | None:
             "warmup-long",
             f"scheduler {curve.scheduler}: the learning rate reaches its peak at step {curve.peak_at:,} of "
             f"{curve.end:,}.",
-            "Both papers warm up for 2,000 of 20,000 to 180,000 steps. A longer warm-up leaves little of the "
-            "run at the full rate, or none.",
+            "Both papers warm up for 2,000 of 20,000 to 180,000 steps. A longer warm-up leaves little or "
+            "nothing of the run at the full rate.",
             "Shorten t_warmup to a few per cent of the run, such as '0.02dur'.",
         )
     if curve.start < _WARM * curve.peak:
@@ -58,9 +58,9 @@ def _at_start(curve: RateCurve) -> Finding | None:
         "no-warmup",
         f"scheduler {curve.scheduler}: the first step is taken at {_percent(curve.start / curve.peak)} of "
         "the peak learning rate.",
-        "Adam's first steps have almost no statistics behind them. Both papers warm up for 2,000 steps "
-        "(arXiv 2407.12665, 2605.06546); MPT-1B for 100.",
-        "Give the scheduler a t_warmup, of one to a few per cent of the run.",
+        "Adam's first steps rest on almost no statistics. Both papers warm up for 2,000 steps "
+        "(arXiv 2407.12665, 2605.06546), MPT-1B for 100.",
+        "Give the scheduler a t_warmup of one to a few per cent of the run.",
     )
 
 
@@ -74,7 +74,7 @@ def _at_switch(curve: RateCurve) -> Finding | None:
         f"scheduler {curve.scheduler}: {_percent(left)} of the peak learning rate is left at the switch "
         f"(step {curve.switch:,} of {curve.end:,}).",
         "The model has to learn again at the switch. The papers start the token stage at the full rate: a "
-        "new cosine (arXiv 2407.12665), or a plateau over the switch (2605.06546).",
+        "new cosine (arXiv 2407.12665), or a plateau across the switch (2605.06546).",
         _ONE_PLATEAU,
     )
 
@@ -84,11 +84,11 @@ def _after_reset(curve: RateCurve) -> Finding | None:
         return None
     return finding(
         "no-warmup-after-reset",
-        f"algorithms.patch_level.on_switch is reset, and the first token step is taken at "
+        f"algorithms.patch_level.on_switch is reset, but the first token step is taken at "
         f"{_percent(curve.at_switch / curve.token_peak)} of the token stage's peak learning rate.",
         "Adam starts without statistics after a reset, as at the beginning of a run. The paper warms up "
-        "again for 2,000 steps (arXiv 2407.12665). In a run of 3,000 steps reset instead of carry cost 0.089 "
-        "nats (AOMTS, one run each).",
+        "again for 2,000 steps (arXiv 2407.12665). In a published run of 3,000 steps, reset cost 0.089 "
+        "nats more than carry (AOMTS, one run each).",
         "Use scheduler: {name: per_stage, scheduler: {name: cosine_with_warmup, ...}}, or on_switch: carry.",
     )
 
@@ -110,8 +110,8 @@ def _at_end(curve: RateCurve) -> Finding | None:
         "rate-high-at-end",
         f"scheduler {curve.scheduler}: {_percent(last)} of the peak learning rate is left at the end of the "
         "run.",
-        "Much of the loss falls while the rate does, so a run that ends on its plateau cannot be compared "
-        "with one that does not: in an independent replication (345M parameters) 85 % of an apparent "
+        "Much of the loss falls while the rate falls, so a run that ends on its plateau cannot be compared "
+        "with one that ends its decay: in an independent replication (345M parameters) 85 % of an apparent "
         "1.9-fold speed-up came from the baseline's undecayed rate.",
         _ONE_PLATEAU,
     )
@@ -131,7 +131,7 @@ def check_weight_decay(optimizer: str, weight_decay: float | None, lr: float | N
     meant = (
         ""
         if not lr
-        else f" {weight_decay:g} * lr = {weight_decay * lr:g} is the equal of adamw's {weight_decay:g};"
+        else f" {weight_decay:g} * lr = {weight_decay * lr:g} is the equivalent of adamw's {weight_decay:g};"
     )
     return [
         finding(

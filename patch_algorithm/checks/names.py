@@ -102,7 +102,7 @@ def _missing_name(path: str, kind: str, config: Mapping[str, Any], found: list[F
     meant = nearest("name", (key for key in map(str, config) if key != "name"), _VERY_NEAR)
     if meant is not None:
         found[:] = [one for one in found if not one.found.startswith(f"{path}.{meant} ")]
-    guess = "" if meant is None else f" Is {path}.{meant} meant to be it?"
+    guess = "" if meant is None else f" Did you mean {path}.{meant}?"
     fix = f"Set {full}." if meant is None else f"Rename {path}.{meant} to {full}."
     return finding(
         "missing-key",

@@ -45,7 +45,7 @@ def check_row_length(rows: RowFacts) -> list[Finding]:
                 f"{rows.T} tokens.",
                 f"If the model takes rows of {rows.T} positions, the token stage trains on them whole, and "
                 f"memory for a row grows {rows.last_K}-fold at the switch.",
-                "Set algorithms.patch_level.seq_len to the positions that the model shall be trained on.",
+                "Set algorithms.patch_level.seq_len to the positions that the model is to be trained on.",
             )
         ]
     T, L, before = rows.T, rows.L, -(-rows.T // rows.K)
@@ -55,23 +55,23 @@ def check_row_length(rows: RowFacts) -> list[Finding]:
     found = [
         finding(
             "rows-of-context",
-            f"{rows.key}={T}: the patch stage trains on {before} positions a row, the token stage on "
+            f"{rows.key}={T}: the patch stage trains on {before} positions per row, the token stage on "
             f"{after}.",
-            f"Rows of k * L = {wanted} tokens keep both at {L}. At 370M parameters rows of L cost 0.06 "
-            "perplexity (arXiv 2407.12665, section on context length), and memory for a row grows "
+            f"Rows of k * L = {wanted} tokens keep both at {L}. At 370M parameters rows of L tokens cost "
+            "0.06 perplexity (arXiv 2407.12665, section on context length), and memory for a row grows "
             f"{after / before:.3g}-fold at the switch.",
             f"Convert the data with --row-tokens {wanted}, set {rows.key}: {wanted}, and divide "
-            f"global_train_batch_size by {wanted / T:.3g}, which leaves the tokens of a step as they are.",
+            f"global_train_batch_size by {wanted / T:.3g}, so that a step keeps its number of tokens.",
         )
     ]
     if not rows.rehearsed:
         found.append(
             finding(
                 "switch-not-rehearsed",
-                f"algorithms.patch_level.rehearse_switch is false, and positions of a row grow from {before} "
+                f"algorithms.patch_level.rehearse_switch is false, and positions per row grow from {before} "
                 f"to {after} at the switch.",
-                "If the token stage does not fit into memory, the run ends at the switch, perhaps days after "
-                "its start.",
+                "If the token stage does not fit into memory, the run fails at the switch, perhaps days "
+                "after its start.",
                 "Remove rehearse_switch: one token-stage microbatch is then run before the first step.",
             )
         )
@@ -91,7 +91,7 @@ def check_eval_rows(key: str, eval_tokens: int | None, context: int | None) -> l
     return [
         finding(
             "eval-rows-beyond-context",
-            f"{key}.max_seq_len={eval_tokens}; the model's context is {context}.",
+            f"{key}.max_seq_len={eval_tokens}, but the model's context is {context}.",
             "Evaluation is at token level and its rows are not cut, so a row has more positions than the "
             "model takes.",
             f"Set it to {context}.",

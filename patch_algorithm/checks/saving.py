@@ -40,8 +40,8 @@ def check_intervals(facts: IntervalFacts) -> list[Finding]:
             finding(
                 "no-evaluation",
                 "Nothing is evaluated: there is no eval_loader, or eval_interval is 0.",
-                "Losses of the patch stage and of the token stage are not comparable, so that only an "
-                "evaluation, which is at token level always, shows progress over the whole run.",
+                "Losses of the patch stage and of the token stage are not comparable, so only "
+                "evaluation, which is always at token level, shows progress over the whole run.",
                 "Add an eval_loader of held-out rows and an eval_interval.",
             )
         )
@@ -53,7 +53,7 @@ def check_intervals(facts: IntervalFacts) -> list[Finding]:
                 "eval-misses-switch",
                 f"algorithms.patch_level.eval_at_switch is false, and eval_interval ({facts.eval_every:,} "
                 f"steps) misses the switch at step {facts.switch:,}.",
-                "Only an evaluation there shows what the patch stage has learnt.",
+                "Only an evaluation there shows what the patch stage has learned.",
                 "Remove eval_at_switch, or choose an interval that divides the switch.",
             )
         )
@@ -116,7 +116,7 @@ def check_folder(facts: FolderFacts) -> list[Finding]:
                 f"save_folder={facts.folder} holds {facts.holds_checkpoints} checkpoint files, and neither "
                 "autoresume nor save_overwrite is set.",
                 "Composer refuses a folder whose files the run could overwrite.",
-                "Set autoresume: true and run_name to go on with that run, or choose another folder.",
+                "Set autoresume: true and run_name to continue that run, or choose another folder.",
             )
         )
     if facts.free_bytes is None or facts.checkpoint_bytes is None or facts.kept is None:
@@ -128,8 +128,8 @@ def check_folder(facts: FolderFacts) -> list[Finding]:
                 "disk-space",
                 f"save_folder={facts.folder}: {facts.kept} checkpoints of about "
                 f"{_gb(facts.checkpoint_bytes)} take {_gb(needed)}; {_gb(facts.free_bytes)} are free.",
-                "A checkpoint holds weights and two moments in fp32: 12 bytes a parameter. A full disk ends "
-                "the run.",
+                "A checkpoint holds weights and two moments in fp32: 12 bytes per parameter. A full disk "
+                "ends the run.",
                 "Set save_num_checkpoints_to_keep, a longer save_interval, or another folder.",
             )
         )

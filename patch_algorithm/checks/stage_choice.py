@@ -77,7 +77,7 @@ def _ratio(ratio: float) -> Finding:
         f"algorithms.patch_level: {100 * ratio:.3g} % of the run is trained in patches.",
         "On fixed data the loss rises quickly above 0.75 (arXiv 2407.12665, figure 6); the 370M model of "
         "table 1 is better than its baseline at 1/2 and 2/3, and worse at 4/5.",
-        'Use ratio: "2/3", or less where data is short.',
+        'Use ratio: "2/3", or less if data is scarce.',
     )
 
 
@@ -107,7 +107,7 @@ def _no_switch(switch: int, end: int) -> Finding:
     return finding(
         "no-switch",
         f"The switch at step {switch:,} is not before the end of the run at step {end:,}.",
-        "The run ends as a patch model, which cannot generate.",
+        "The run ends as a patch model, which cannot generate text.",
         "Lower algorithms.patch_level.ratio, or lengthen max_duration.",
     )
 
@@ -123,7 +123,7 @@ def check_budget(tokens: float | None, parameters: int | None) -> list[Finding]:
         return []
     per_parameter = tokens / parameters
     outside = "" if per_parameter >= _FITTED[0] else f", which extrapolates below its {_FITTED[0]}"
-    size = "in the order of" if outside else "about"
+    size = "of the order of" if outside else "about"
     small = " Nothing below about 100M parameters is known to gain." if parameters < 1e8 else ""
     return [
         finding(

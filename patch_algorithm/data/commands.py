@@ -13,7 +13,7 @@ from patch_algorithm.common.command_line import errors_as_exit_codes, examples
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Convert text to rows of tokens, and look at what came out.",
+    help="Convert text to rows of tokens, and inspect the result.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -56,7 +56,7 @@ def convert(
         bool, typer.Option("--split-by-component", help="A stream for each component.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes, 0 for none; as many as cores by default.")
+        int | None, typer.Option(min=0, help="Worker processes; 0 uses none. Default: one per core.")
     ] = None,
     on_error: Annotated[
         Literal["stop", "skip"], typer.Option(help="At a bad document: stop, or skip and count it.")
@@ -74,8 +74,9 @@ def convert(
     splits: Annotated[
         Literal["by-name", "all-train"] | None,
         typer.Option(
-            help="Files that are named for validation or test: into splits of their own, or train on them. "
-            "By default by-name if there are files named for training, else such names are refused."
+            help="Files named for validation or test: `by-name` puts them into their own splits, `all-train` "
+            "trains on them. Default: `by-name` if there are files named for training; if not, such names "
+            "are an error."
         ),
     ] = None,
     eos: Annotated[bool, typer.Option(help="End every document with the EOS token.")] = True,
@@ -87,8 +88,8 @@ def convert(
     encoder: Annotated[
         Literal["auto", "tokenizers", "fast"],
         typer.Option(
-            help="The library that makes the ids, which are the same: tokenizers, or `fast` (fastokens, "
-            "checked against it); auto is fast where it is installed and agrees."
+            help="The library that makes the token ids: `tokenizers`, or `fast` (fastokens, checked against "
+            "tokenizers). The ids are the same. `auto` is `fast` if that is installed and agrees."
         ),
     ] = "auto",
     compression: Annotated[Literal["zstd"] | None, typer.Option(help="Compress the shards.")] = None,
@@ -105,8 +106,8 @@ def convert(
     work_dir: Annotated[
         str | None,
         typer.Option(
-            help="Where unfinished work is kept: by default beside the output; in the current folder if that "
-            "is a URL."
+            help="Where unfinished work is kept. Default: next to the output, or in the current folder if "
+            "the output is a URL."
         ),
     ] = None,
     hf_config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face dataset.")] = None,
@@ -139,7 +140,7 @@ def convert(
             asked["sources"] = tuple(own if name == "builtin" else name for name in asked["sources"])
         options = Conversion(**asked)
         if report is not None and (report.is_dir() or not report.parent.is_dir()):
-            raise ValueError(f"--report {report}: expected a file in a folder that is there.")
+            raise ValueError(f"--report {report}: expected a file in an existing folder.")
         if dry_run:
             typer.echo(str(estimate(options)))
             return
@@ -175,9 +176,7 @@ def cat(
     folder: Annotated[str, typer.Argument(metavar="DIR_OR_URL", help="The dataset.")],
     row: Annotated[int, typer.Option(help="The row, counted from 0.")] = 0,
     split: Annotated[str, typer.Option(help="`train`, `val` or `test`.")] = "train",
-    component: Annotated[
-        str | None, typer.Option(help="The component, where each has its own stream.")
-    ] = None,
+    component: Annotated[str | None, typer.Option(help="The component, if each has its own stream.")] = None,
 ) -> None:
     """Show a row as text."""
     with errors_as_exit_codes("data cat"):

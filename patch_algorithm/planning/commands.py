@@ -67,12 +67,12 @@ def init(
     ],
     k: Annotated[
         int | None,
-        typer.Option(help="Tokens per patch; without it the file's, or 4.", rich_help_panel="Method"),
+        typer.Option(help="Tokens per patch. Default: the file's, or 4.", rich_help_panel="Method"),
     ] = None,
     ratio: Annotated[
         str | None,
         typer.Option(
-            help="Share of the run that is trained in patches, or a time; without it the file's, or 2/3.",
+            help="Share of the run that is trained in patches, or a time. Default: the file's, or 2/3.",
             rich_help_panel="Method",
         ),
     ] = None,
@@ -88,12 +88,12 @@ def init(
         str | None,
         typer.Option(
             metavar="DIR_OR_URL",
-            help="A dataset of `patch-level data convert`; without it the data of the stock file is kept.",
+            help="A dataset from `patch-level data convert`. Default: keep the data of the stock file.",
             rich_help_panel="Data",
         ),
     ] = None,
 ) -> None:
-    """Make a stock llm-foundry configuration into a good one for patch-level training.
+    """Turn a stock llm-foundry configuration into one for patch-level training.
 
     Shows every changed line with its reason, keeps comments and order, and checks the result.
     """
@@ -123,26 +123,28 @@ def init(
 def doctor(
     config: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN.yaml]", help="The run's configuration; without it this installation."),
+        typer.Argument(
+            metavar="[RUN.yaml]", help="The run's configuration. Default: check this installation."
+        ),
     ] = None,
     overrides: Overrides = None,
     here: Annotated[
         bool,
         typer.Option(
             "--here",
-            help="The run starts on this machine: a GPU or data that it lacks is an error, and not skipped.",
+            help="The run will start on this machine, so missing data or a missing GPU is an error.",
             rich_help_panel="Checks",
         ),
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 for warnings, too.", rich_help_panel="Checks")
+        bool, typer.Option("--strict", help="Exit with 1 for warnings as well.", rich_help_panel="Checks")
     ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print JSON: id, severity, found, why, fix.", rich_help_panel=OUTPUT),
     ] = False,
 ) -> None:
-    """Check a run before it starts, or this installation.
+    """Check a run before it starts, or check this installation.
 
     Nothing is built, downloaded or written. The output holds no secrets and can be pasted into an issue.
     """

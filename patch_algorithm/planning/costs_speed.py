@@ -81,7 +81,7 @@ class PeakSpeed:
         """What the times rest on."""
         return (
             f"{self.gpus} x {self.name} at {100 * self.mfu:.3g} % of {self.peak / 1e12:,.0f} TFLOP/s (bf16, "
-            "dense), an assumption, taken to be the same in both stages"
+            "dense): an assumption, and the same for both stages"
         )
 
     def seconds(self, stage: StageCost) -> float | None:
@@ -183,8 +183,8 @@ def read_speed(path: str, gpus: int | None = None) -> MeasuredSpeed:
             rates[two.k] = _Rate(old.seconds + seconds, old.positions + positions, old.flops + flops)
     if not rates:
         raise ValueError(
-            f"--like {path}: it has {len(history.steps)} steps, and none that can be timed. Give the history "
-            "of a run of at least three steps in each stage."
+            f"--like {path}: it has {len(history.steps)} steps, none of which can be timed. Give the history "
+            "of a run with at least three steps in each stage."
         )
     return MeasuredSpeed(path, rates, gpus)
 

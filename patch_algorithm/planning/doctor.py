@@ -161,7 +161,7 @@ def _rates(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Find
             skipped(
                 "rate-low-at-switch",
                 f"The learning rate was not checked: max_duration={length} cannot be counted in steps: "
-                "rows, their length or an epoch are not known here.",
+                "the rows, their length or the length of an epoch are not known here.",
             )
         ]
     resets = run.algorithm is not None and run.algorithm.on_switch == "reset"

@@ -1,4 +1,4 @@
-"""A stock llm-foundry configuration made into one that trains well in patches.
+"""Turns a stock llm-foundry configuration into one for patch-level training.
 
 Letters: k tokens per patch, L the model's context in positions, T raw tokens in a training row.
 """
@@ -92,8 +92,8 @@ def _two_lines(run: RunFile, options: InitOptions) -> tuple[int, float | str]:
         written = run.config["algorithms"]["patch_level"] or {}
         if more := sorted(set(written) - set(given)):
             raise ValueError(
-                f"the file has algorithms.patch_level already, with {', '.join(more)} beside k and "
-                "ratio. Check it with `patch-level doctor`, or take it out first."
+                f"the file already has algorithms.patch_level, with {', '.join(more)} as well as k and "
+                "ratio. Check it with `patch-level doctor`, or remove it first."
             )
         given |= written
     k = whole_number("--k", given["k"] if options.k is None else options.k, 2)
@@ -118,7 +118,7 @@ def _variables(document: Document, run: RunFile) -> None:
         value, why = document.get((key,)), "keys of your own belong under variables"
         document.remove((key,), why)
         document.set(("variables", key), value, why, before="max_seq_len")
-        document.replace_text(f"${{{key}}}", f"${{variables.{key}}}", "it has moved below variables")
+        document.replace_text(f"${{{key}}}", f"${{variables.{key}}}", "it has moved to variables")
 
 
 def _lengths(run: RunFile) -> tuple[int, int]:
@@ -172,7 +172,7 @@ def _rows(document: Document, data: str | None, info: DatasetInfo | None, k: int
         document.set((loader, "dataset", "local"), data, "the converted data set")
         document.remove((loader, "dataset", "remote"), "the data is in local")
         document.set((loader, "dataset", "split"), split, "a split of this data set")
-        document.remove((loader, "dataset", "tokenizer_name"), "no key of this loader")
+        document.remove((loader, "dataset", "tokenizer_name"), "not a key of this loader")
     tokenizer = os.path.join(str(data), "tokenizer")
     if os.path.isdir(tokenizer):
         document.set(("tokenizer", "name"), tokenizer, "the tokenizer that the data was written with")
@@ -191,10 +191,10 @@ def _batch(document: Document, run: RunFile, T_before: int, T: int) -> None:
         f"{rows * T_before:,} tokens",
     )
     if is_number(micro) and micro > fewer:
-        document.set(("device_train_microbatch_size",), fewer, "no more rows than there are in a batch")
+        document.set(("device_train_microbatch_size",), fewer, "not more rows than a batch has")
     elif micro == "auto" and run.precision == "fp32":
         document.set(
-            ("device_train_microbatch_size",), min(fewer, 8), "auto is for GPUs; fp32 is mostly a CPU's"
+            ("device_train_microbatch_size",), min(fewer, 8), "auto works only on GPUs; fp32 suggests a CPU"
         )
     length = run.max_duration
     if length is not None and length.unit == TimeUnit.SAMPLE and T != T_before:
@@ -216,9 +216,11 @@ def _schedule(document: Document, run: RunFile, per_stage: bool, ratio: float | 
     document.set(("scheduler", "name"), "warmup_stable_decay", "the rate stays up over the switch")
     for key in arguments:
         if key not in ("t_warmup", "alpha_f"):
-            document.remove(("scheduler", key), "no key of this scheduler")
+            document.remove(("scheduler", key), "not a key of this scheduler")
     if not _warmup_fits(arguments.get("t_warmup"), run.max_duration):
-        document.set(("scheduler", "t_warmup"), "0.05dur", "a twentieth of the run; the old one did not fit")
+        document.set(
+            ("scheduler", "t_warmup"), "0.05dur", "a twentieth of the run; the old value did not fit"
+        )
     document.set(("scheduler", "t_decay"), _decay(ratio), "decay at the end, within the token stage")
 
 
@@ -249,7 +251,7 @@ def _optimizer(document: Document, run: RunFile) -> None:
         document.set(
             ("optimizer", "weight_decay"),
             decay * lr,
-            "not multiplied by lr in this optimizer: the equal of adamw's",
+            "this optimizer does not multiply it by lr; equivalent to adamw's",
         )
 
 

@@ -65,16 +65,16 @@ def plan(
         str | None,
         typer.Option(
             metavar="HISTORY",
-            help="Times from a measured run's history.jsonl instead.",
+            help="Take times from a measured run's history.jsonl instead.",
             rich_help_panel=_TIME,
         ),
     ] = None,
-    price: Annotated[float | None, typer.Option(help="Of a GPU-hour.", rich_help_panel=_TIME)] = None,
+    price: Annotated[float | None, typer.Option(help="Price of a GPU-hour.", rich_help_panel=_TIME)] = None,
     suggest: Annotated[
         bool,
         typer.Option(
             "--suggest",
-            help="Propose k, ratio, length and schedule for a budget: one of the next three.",
+            help="Propose k, ratio, length and schedule for a budget: one of the next three options.",
             rich_help_panel=_PROPOSAL,
         ),
     ] = False,
@@ -166,15 +166,15 @@ def _check(given: dict[str, Any]) -> None:
         raise ValueError(f"--mfu {given['mfu']:g}: expected a share above 0 and of at most 1, such as 0.4.")
     if given["gpu"] is not None and given["like"] is not None:
         raise ValueError(
-            "--gpu and --like exclude each other: times come from a peak, or from a measured run."
+            "--gpu and --like are mutually exclusive: times come from a peak, or from a measured run."
         )
     if given["price"] is not None and given["gpus"] is None and given["like"] is not None:
-        raise ValueError("--price with --like needs --gpus, the GPUs that the measured run had.")
+        raise ValueError("--price with --like needs --gpus, the number of GPUs of the measured run.")
     budgets = [name for name in ("tokens", "flops", "gpu_hours") if given[name] is not None]
     if given["suggest"] and len(budgets) != 1:
         raise ValueError("--suggest needs exactly one of --tokens, --flops and --gpu-hours.")
     if budgets and not given["suggest"]:
-        raise ValueError(f"--{budgets[0].replace('_', '-')} is a budget for --suggest, which is not given.")
+        raise ValueError(f"--{budgets[0].replace('_', '-')} is a budget for --suggest; add --suggest.")
 
 
 def _converted(r: float, s: int, as_json: bool) -> dict[str, Any]:

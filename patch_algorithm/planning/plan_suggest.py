@@ -23,13 +23,13 @@ _FITTED_FROM = 122
 _WARMUP = 2000
 _MOST_PASSES = 6
 _EQUAL_TOKENS = (
-    "The proposal has steps of equal raw tokens, so it turns the run's constant_compute off: its ratio is a "
-    "share of tokens. What a run computes does not depend on that, but how often it updates the weights does."
+    "Every step of the proposal takes the same number of raw tokens, so it turns the run's constant_compute "
+    "off, and its ratio is a share of tokens. This changes how often the weights are updated, not what the "
+    "run computes."
 )
 _WITHOUT_PATCHES = (
-    "Take algorithms.patch_level out of the file. Data that has longer rows already stays as it is, with its "
-    "max_seq_len and batch, and algorithms.patch_level: {k: 1}, which only cuts the rows (`--twin` writes "
-    "that)."
+    "Remove algorithms.patch_level from the file. If the data already has longer rows, keep it, max_seq_len "
+    "and the batch, and set algorithms.patch_level: {k: 1}, which only cuts the rows (`--twin` writes that)."
 )
 
 
@@ -121,14 +121,14 @@ def _choice(parameters: int, budget: Budget) -> tuple[int, str, tuple[str, ...]]
 
 def _for_compute(parameters: int) -> Iterable[str]:
     yield (
-        "k=4 and 2/3 of the tokens lie in both papers' best range: the first found 2/3 best at a fixed "
-        "compute (370M parameters), the second recommends s of 4 to 8 and r of 0.2 to 0.4, and 2/3 is r = "
-        "0.33. There, k=6 gained up to 0.006 nats more than k=4 and takes more text."
+        "k=4 and 2/3 of the tokens lie in the best range of both papers. The first found 2/3 best at fixed "
+        "compute (370M parameters). The second recommends s of 4 to 8 and r of 0.2 to 0.4; 2/3 is r = 0.33. "
+        "In the second, k=6 gained up to 0.006 nats more than k=4, and needs more text."
     )
     if parameters < GAIN_FROM:
         yield (
             "Whether it pays is not known for models between 5M and 100M parameters. Train the token-only "
-            "twin beside it."
+            "twin as well."
         )
 
 
@@ -156,9 +156,9 @@ def _for_data(per_parameter: float) -> tuple[int, str, tuple[str, ...]]:
         )
         return _K, "1/4", (text,)
     text = (
-        f"Train at token level if these tokens are all there is: at {at} expect patches to end higher on "
-        f"equal data, in the order of {difference:+.2f} nats with ratio 2/3. If compute limits you and more "
-        "text can be had, ask with --flops or --gpu-hours."
+        f"Train at token level if you have no more tokens: at {at} expect patches to end higher on equal "
+        f"data, of the order of {difference:+.2f} nats with ratio 2/3. If compute is the limit and more text "
+        "is available, use --flops or --gpu-hours."
     )
     return 1, "0", (text,)
 
@@ -200,7 +200,7 @@ def _on_data(cost: RunCost, token: RunCost) -> Iterable[str]:
         if cost.passes <= _MOST_PASSES:
             text += " The paper's 370M runs on 60 billion tokens gained at six passes (table 2)."
         else:
-            text += " Nothing is known of more than six passes."
+            text += " Nothing is known about more than six passes."
         yield text
 
 

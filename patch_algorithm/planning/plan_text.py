@@ -67,8 +67,8 @@ def _head(plan: Plan) -> list[str]:
         lines.append("Constant compute: a patch step takes k times the rows of a token step")
     if plan.run.changes_data:
         lines += wrapped(
-            "callbacks.curriculum_learning changes the dataset on the way. All steps are counted with the "
-            "rows of train_loader; the other datasets are not read here."
+            "callbacks.curriculum_learning changes the dataset during the run. All steps are counted with "
+            "the rows of train_loader; the other datasets are not read here."
         )
     if model.fault:
         lines += wrapped(f"FLOPs are not known: {model.fault}. Compute is counted in positions.")
@@ -85,8 +85,8 @@ def _stages(plan: Plan) -> list[str]:
         )
     else:
         lines += wrapped(
-            "forwards x rows: of each device in a step; logits: one copy of a forward's. Training holds "
-            "several (gradient, loss, metrics).",
+            "forwards x rows: per device and step; logits: one copy for one forward pass. Training holds "
+            "several copies (gradient, loss, metrics).",
             "  ",
         )
     ks = [stage.k for stage in run.stages if stage.in_patches]
@@ -140,7 +140,7 @@ def _costs(plan: Plan) -> list[str]:
     if isinstance(speed, MeasuredSpeed):
         if missing := sorted(set(speed.borrowed(plan.costs[1]))):
             sizes = ", ".join(f"k={k}" for k in missing)
-            lines += wrapped(f"{sizes} was not measured: the FLOP/s of the nearest k stand in.", "  ")
+            lines += wrapped(f"{sizes} was not measured: the FLOP/s of the nearest k are used.", "  ")
     elif any(stage.in_patches for stage in plan.costs[1].stages):
         lines += wrapped(
             "Patch steps lose a little to data loading and gradient exchange: on 8 A100 the paper's k=4 "

@@ -79,7 +79,7 @@ def scheduler_of(run: RunFile) -> Any | None:
     except RegistryError:
         return None
     except TypeError as error:
-        raise ValueError(f"it cannot be built of {arguments}: {error}") from error
+        raise ValueError(f"it cannot be built from {arguments}: {error}") from error
 
 
 def _counted(arguments: Mapping[str, Any], clock: RunClock) -> bool:

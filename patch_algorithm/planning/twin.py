@@ -133,7 +133,7 @@ def _set_schedule(document: MutableMapping[str, Any], plan: Plan, same: str, ste
     if scheduler.get("name") == "per_stage":
         inner = scheduler.get("scheduler") or scheduler["schedulers"][-1]
         document["scheduler"] = scheduler = inner
-        changes.append(f"scheduler: {inner.get('name')}, once over the whole run in the place of per_stage")
+        changes.append(f"scheduler: {inner.get('name')}, once over the whole run instead of per_stage")
         length -= bounds[-2]  # times inside were those of the token stage
     if length == steps:
         return changes
@@ -179,7 +179,7 @@ def _rename(mapping: MutableMapping[str, Any], key: str, path: str) -> str:
     before = str(mapping[key])
     stem, dot, suffix = before.rpartition(".") if before.endswith((".jsonl", ".json")) else (before, "", "")
     mapping[key] = f"{stem.rstrip('/')}-token{dot}{suffix}"
-    return f"{path}: {before} -> {mapping[key]}, so that neither run writes over the other"
+    return f"{path}: {before} -> {mapping[key]}, so that neither run overwrites the other"
 
 
 def _override(document: MutableMapping[str, Any], overrides: Sequence[str]) -> None:
@@ -202,7 +202,7 @@ def _header(plan: Plan, same: str, changes: Sequence[str]) -> str:
         f"The token-level twin of {name}, for a comparison on the same {same}, by `patch-level plan --twin`."
     ]
     parts += [f"- {change}" for change in changes]
-    parts.append("All else, comments too, is the run's.")
+    parts.append("Everything else, including comments, is the run's.")
     lines = [
         line for part in parts for line in textwrap.wrap(part, 108, subsequent_indent="  " * (part[0] == "-"))
     ]

@@ -120,7 +120,7 @@ def _compute_answer(run: RunCost, parameters: int, k: int) -> Answer:
 def _headline(run: RunCost, data: Answer, compute: Answer) -> str:
     saved = f"{100 * (1 - run.positions_share):.0f} % less compute"
     if run.stages[-1].in_patches:
-        return "No. The run ends before its switch and leaves a patch model, which cannot generate."
+        return "No. The run ends before its switch and leaves a patch model, which cannot generate text."
     if compute is Answer.no:
         if data is Answer.no:
             return (
@@ -147,7 +147,7 @@ def _equal_data(per_parameter: float, difference: float) -> str:
     expected = f"about {difference:+.3f} nats a token"
     if not low / _MARGIN <= per_parameter <= high * _MARGIN:
         direction = "higher" if difference > 0 else "lower"
-        expected = f"a {direction} loss, in the order of {difference:+.2f} nats a token"
+        expected = f"a {direction} loss, of the order of {difference:+.2f} nats a token"
     text = (
         f"Equal data: {number(per_parameter)} raw tokens per parameter; expect {expected} against token-only "
         "training. That is a least-squares fit, 0.1368 - 0.02354 ln(tokens per parameter), of the seven "
@@ -220,13 +220,14 @@ def _caveats(run: RunCost, ks: tuple[int, ...], parameters: int) -> Iterable[str
     if ks != (4,) or not 0.6 <= ratio <= 0.72:
         sizes = ", ".join(map(str, ks))
         yield (
-            f"The fit is of k=4 and ratio 2/3; this run has k={sizes} and ratio {ratio:.2f}, for which there "
-            "is none. On fixed data the paper found the best ratio near 1/4 and a rapid loss above 3/4."
+            f"The fit is for k=4 and ratio 2/3; this run has k={sizes} and ratio {ratio:.2f}, for which "
+            "there is none. On fixed data the paper found the best ratio near 1/4 and a rapid loss above "
+            "3/4."
         )
     if max(ks) > _LARGEST_K:
         yield f"k={max(ks)}: above 8 both papers found a higher loss in dense models."
     if parameters < min(point.parameters for point in EQUAL_DATA) / 2:
-        yield "The fit is of models of 370M to 2.7B parameters; it has not been checked at this size."
+        yield "The fit is for models of 370M to 2.7B parameters; it has not been checked at this size."
     used = None if run.flops is None else run.flops / run.positions / 6
     if used is not None and used < _MOSTLY_USED * parameters:
         yield (
@@ -236,7 +237,7 @@ def _caveats(run: RunCost, ks: tuple[int, ...], parameters: int) -> Iterable[str
             "the GPU-hours."
         )
     yield (
-        "The figures hold for runs whose learning rate stays up over the switch and ends its own decay "
+        "The figures hold for runs whose learning rate stays up across the switch and ends its own decay "
         "(warm-up, plateau, decay, optimizer carried over), or restarts in each stage (optimizer reset). "
         "`patch-level doctor` checks the schedule."
     )

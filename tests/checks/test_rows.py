@@ -33,7 +33,7 @@ def test_row_length(rows: RowFacts, expected: list[str]) -> None:
 
 def test_rows_of_the_context_are_told_what_would_be_better() -> None:
     (found,) = check_row_length(RowFacts(T=2048, L=2048, K=4, last_K=4))
-    assert "trains on 512 positions a row, the token stage on 2048" in found.found
+    assert "trains on 512 positions per row, the token stage on 2048" in found.found
     assert "4-fold" in found.why
     assert "--row-tokens 8192" in found.fix
     assert "divide global_train_batch_size by 4" in found.fix

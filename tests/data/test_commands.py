@@ -44,7 +44,7 @@ def test_convert_reports_what_came_out(source: Path, tokenizer: Path, tmp_path: 
     assert [stream["row_tokens"] for stream in written["streams"]] == [64, 16]
     again = command("convert", *asked)
     assert again.exit_code == 2
-    assert "is a finished dataset already" in again.output
+    assert "already holds a finished dataset" in again.output
 
 
 def test_a_pattern_that_the_shell_expands(tokenizer: Path, tmp_path: Path) -> None:
@@ -151,5 +151,5 @@ def test_a_report_that_could_not_be_written(source: Path, tokenizer: Path, tmp_p
     for report in (tmp_path / "none" / "report.json", tmp_path):
         result = command("convert", *asked, "--workers", 0, "--report", report)
         assert result.exit_code == 2
-        assert f"--report {report}: expected a file in a folder that is there." in result.output
+        assert f"--report {report}: expected a file in an existing folder." in result.output
     assert files(tmp_path) == before

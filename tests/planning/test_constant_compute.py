@@ -120,7 +120,7 @@ def test_a_proposal_states_its_own_convention(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         suggestion = json.loads(done.stdout)["suggestion"]
         assert ("constant_compute: false}" in suggestion["yaml"]) is stated
-        assert any("equal raw tokens" in reason for reason in suggestion["reasons"]) is stated
+        assert any("same number of raw tokens" in reason for reason in suggestion["reasons"]) is stated
 
 
 def hugging_face_config(folder: Path) -> str:
@@ -141,5 +141,5 @@ def test_doctor_judges_the_share_of_steps(share: str, found: list[str]) -> None:
 def test_init_leaves_a_run_that_has_patches_already(tmp_path: Path) -> None:
     done = call("init", written(tmp_path, **constant()), "--out", str(tmp_path / "new.yaml"))
     assert done.exit_code == 2
-    assert "has algorithms.patch_level already" in " ".join(done.output.split())
+    assert "already has algorithms.patch_level" in " ".join(done.output.split())
     assert not (tmp_path / "new.yaml").exists()

@@ -159,7 +159,7 @@ def test_the_two_lines_may_be_there_already() -> None:
         (["stock.yaml", "--out", "new.yaml", "--ratio", "soon"], "--ratio='soon'"),
         (["stock.yaml", "--out", "new.yaml", "--data", "none"], "holds no dataset.json"),
         (["finetuning.yaml", "--out", "new.yaml"], "train_loader.name is 'finetuning'"),
-        (["patched.yaml", "--out", "new.yaml"], "has algorithms.patch_level already, with seq_len"),
+        (["patched.yaml", "--out", "new.yaml"], "already has algorithms.patch_level, with seq_len"),
     ],
 )
 def test_bad_input(args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

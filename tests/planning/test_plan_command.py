@@ -96,7 +96,7 @@ def test_units_of_the_other_paper() -> None:
         (("{run}", "--gpu", "z80"), "expected one of a10"),
         (("{run}", "--gpu", "h100", "--mfu", "40"), "--mfu 40"),
         (("{run}", "--price", "2"), "--price needs hours"),
-        (("{run}", "--gpu", "h100", "--like", "x"), "exclude each other"),
+        (("{run}", "--gpu", "h100", "--like", "x"), "mutually exclusive"),
         (("{run}", "--price", "2", "--like", "x"), "needs --gpus"),
         (("{run}", "--like", "none.jsonl"), "cannot be read"),
         (("{run}", "--suggest"), "exactly one of"),

@@ -86,7 +86,7 @@ def test_what_was_trained_again_counts_once(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (None, "cannot be read"),
-        ("", "none that can be timed"),
+        ("", "none of which can be timed"),
         ("nonsense\n", "is not a history"),
     ],
 )

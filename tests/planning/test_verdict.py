@@ -157,8 +157,8 @@ def test_what_is_proposed(parameters: float, budget: Budget, k: int, ratio: str)
 
 
 def test_a_proposal_of_token_level_training_says_that_the_algorithm_has_to_go() -> None:
-    assert "Take algorithms.patch_level out" in " ".join(proposal(1e6, Budget(flops=1e15)).reasons)
-    assert "Take" not in " ".join(proposal(1e6, Budget(flops=1e15), algorithms={}).reasons)
+    assert "Remove algorithms.patch_level" in " ".join(proposal(1e6, Budget(flops=1e15)).reasons)
+    assert "Remove" not in " ".join(proposal(1e6, Budget(flops=1e15), algorithms={}).reasons)
 
 
 def test_a_proposal_is_yaml_of_a_run_that_it_costs() -> None:

@@ -1,10 +1,10 @@
 """Sources to a dataset, in one phase.
 
-Every source is cut into units: fixed runs of whole documents, about 64 MB of text, which depend on the
-source alone. A worker makes a unit whole, without regard to any other: it encodes the text, packs the
-tokens into rows, writes them with streaming's ``MDSWriter`` into a folder of the unit's own within each
-stream, keeps the tokens that fill no shard in a tail, and last of all writes the unit's record, which makes
-it final. So the workers need no order, and a unit comes out the same wherever and whenever it is made.
+Every source is cut into units: fixed runs of whole documents, about 64 MB of text, which depend only on the
+source. A worker makes a unit independently of all others: it encodes the text, packs the tokens into rows,
+writes them with streaming's ``MDSWriter`` into the unit's own folder within each stream, keeps the tokens
+that do not fill a shard in a tail, and finally writes the unit's record, which makes it final. So workers
+need no order, and a unit comes out the same wherever and whenever it is made.
 
 - *Killed.* A unit without a record is removed and made again. The record holds the size and hash of each
   file and a hash of the text, so that units whose files are whole and whose text has not changed are kept,
@@ -26,7 +26,7 @@ it final. So the workers need no order, and a unit comes out the same wherever a
     engines      this process, processes of this machine, or Ray
     work         which units there are, which are finished, and the making of the others
     finish       tails, indexes, the tokenizer
-    output       whether the dataset may be written where it shall lie
+    output       whether the dataset may be written to its place
     upload       files to object stores
     options, conversion, estimation, report
 """

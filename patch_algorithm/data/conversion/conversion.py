@@ -17,7 +17,7 @@ from patch_algorithm.data.conversion.records import ConversionError
 from patch_algorithm.data.conversion.report import Report, empty_splits
 from patch_algorithm.data.conversion.upload import Uploader
 from patch_algorithm.data.conversion.work import Work
-from patch_algorithm.data.conversion.workdir import WorkDir, no_room_told
+from patch_algorithm.data.conversion.workdir import WorkDir, full_disk_explained
 from patch_algorithm.data.dataset.description import (
     DATASET_JSON,
     ComponentCounts,
@@ -40,15 +40,15 @@ def convert(options: Conversion, tokenizer: TokenizerSpec | None = None) -> Repo
     """Converts, or continues a conversion.
 
     Args:
-        options: What is to be done.
-        tokenizer: The tokenizer, where it is loaded already.
+        options: What to convert, into what, and how.
+        tokenizer: The tokenizer, if it is loaded already.
 
     Returns:
-        What came out.
+        What was written.
 
     Raises:
-        ConversionError: Where it has stopped; the same call continues it.
-        ValueError: If it cannot begin.
+        ConversionError: If it stopped; the same call continues it.
+        ValueError: If it cannot start.
     """
     started = time.monotonic()
     check_out(options)
@@ -59,10 +59,10 @@ def convert(options: Conversion, tokenizer: TokenizerSpec | None = None) -> Repo
     task = replace(task, encoding=engine.spec)
     log.info("%s", engine)
     workdir = WorkDir(options.work_folder.absolute(), tokenizer.dtype)
-    with no_room_told(workdir.root), workdir.locked():
+    with full_disk_explained(workdir.root), workdir.locked():
         # Another conversion may have finished while this one loaded its tokenizer.
         replaces = check_out(options) == "finished"
-        if workdir.take_plan(options.plan(tokenizer), anew=options.overwrite):
+        if workdir.take_plan(options.plan(tokenizer), overwrite=options.overwrite):
             log.info("continuing in %s", workdir.root)
         if workdir.is_publishing():
             _publish(options, workdir)

@@ -33,7 +33,7 @@ _LONGEST_WAIT = 10.0  # seconds
 
 
 class WorkerDied(RuntimeError):
-    """A unit that no worker came to the end of."""
+    """A worker died before it finished its unit."""
 
 
 class Engine:
@@ -45,7 +45,7 @@ class Engine:
 
     Attributes:
         slots: How many units may be under way, which bounds the memory that their text takes.
-        deaths: The errors that workers which have died show themselves by.
+        deaths: The errors that show that a worker has died.
     """
 
     slots: int = 1
@@ -92,7 +92,7 @@ class Engine:
 
 
 class LocalPool(Engine):
-    """Works in processes of this machine, which end when this one does, however it ends.
+    """Works in processes of this machine, which end when this process ends for any reason.
 
     Args:
         task: What is done with every unit.
@@ -101,7 +101,7 @@ class LocalPool(Engine):
         threads: Threads of ``tokenizers`` in each, for sources of fewer units than cores.
 
     Raises:
-        ConversionError: If no process comes up.
+        ConversionError: If no process starts.
     """
 
     deaths = (BrokenProcessPool, MemoryError)
@@ -122,8 +122,8 @@ class LocalPool(Engine):
             self._pool.submit(os.getpid).result()
         except BrokenProcessPool as error:
             raise ConversionError(
-                "no worker process could be started; standard error has its own words. A script that calls "
-                "convert() has to do so under `if __name__ == '__main__':`, because each worker imports it."
+                "no worker process could be started; see the workers' messages on standard error. A script "
+                "must call convert() under `if __name__ == '__main__':`, because each worker imports it."
             ) from error
 
     def submit(self, unit: Unit) -> Future[Any]:

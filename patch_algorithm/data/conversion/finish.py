@@ -126,7 +126,7 @@ def _write_stream(
 
 
 def _remove_others(totals: Totals, workdir: WorkDir, uploaded: bool) -> None:
-    """Removes what is no shard of a finished unit: of units that are gone, or of a call that was killed."""
+    """Removes shards that belong to no finished unit, such as those of a call that was killed."""
     parts = [part for parts in totals.parts.values() for _, part, _ in parts]
     kept = {workdir.data / file for part in parts for file, _ in part.files() if not uploaded}
     for path in sorted(workdir.data.rglob("*"), reverse=True):
@@ -139,7 +139,7 @@ def _remove_others(totals: Totals, workdir: WorkDir, uploaded: bool) -> None:
 
 
 def save_tokenizer(tokenizer: TokenizerSpec, workdir: WorkDir) -> list[str]:
-    """Writes the tokenizer beside the streams.
+    """Writes the tokenizer next to the streams.
 
     Returns:
         Its files within the dataset.

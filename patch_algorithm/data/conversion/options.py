@@ -1,4 +1,4 @@
-"""What a conversion is asked to do."""
+"""The options of a conversion."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _DECIDING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What is to be converted, into what, and how.
+    """What to convert, into what, and how.
 
     Args:
-        sources: Files, folders, globs, Hugging Face datasets, or sources as they are; see
+        sources: Files, folders, globs, Hugging Face datasets, or source objects; see
             :func:`patch_algorithm.data.readers.find.find_sources`.
         tokenizer: A tokenizer's folder or name.
         out: The folder or URL of the dataset.
@@ -58,29 +58,29 @@ class Conversion:
         text_field: The field or column of the text; a dot leads into an object.
         component_field: The field or column that names a document's component, likewise; ``None`` tries
             those of the Pile, SlimPajama and Dolma.
-        splits: Whether files that are named for validation or test get splits of their own, ``by-name``, or
-            are trained on, ``all-train``; ``None`` is ``by-name`` beside files named for training, and
-            otherwise refuses them.
-        encoder: The library that makes the ids, the same ones either way; see
+        splits: ``by-name`` gives files named for validation or test splits of their own, ``all-train`` trains
+            on them. ``None`` is ``by-name`` if other files are named for training; if not, such names are an
+            error.
+        encoder: The library that makes the ids, which do not depend on it; see
             :func:`patch_algorithm.data.tokens.engine.choose_engine`.
         eos: Whether an EOS token ends each document.
         bos: Whether a BOS token begins each document.
         special_tokens: ``text`` encodes strings that look like special tokens as ordinary text.
         compression: ``zstd`` compresses the shards.
-        on_error: ``stop`` at the first bad document, or ``skip`` and count bad documents.
+        on_error: ``stop`` stops at the first bad document, ``skip`` skips and counts bad documents.
         overwrite: Whether a finished dataset at ``out``, or other unfinished work, is replaced.
-        workers: Processes, or blocks at work on a Ray cluster; 0 works in this process, ``None`` takes all
-            cores.
+        workers: Processes, or units at work at a time on a Ray cluster. 0 works in this process, ``None``
+            uses all cores.
         engine: ``local`` or ``ray``.
         ray_address: The Ray cluster.
-        work_dir: Where unfinished work is kept; beside ``out`` by default, and in the current folder for
-            a URL.
+        work_dir: Where unfinished work is kept. Default: next to ``out``, or in the current folder if ``out``
+            is a URL.
         hub_config: The configuration of Hugging Face datasets.
         hub_split: The split of Hugging Face datasets.
         block_bytes: Text that a worker gets at a time, in bytes.
         unit_bytes: Text of a unit, in bytes.
-        longest_line: Longer lines, in bytes, are bad ones.
-        shard_bytes: Most bytes of a shard before compression.
+        longest_line: Lines longer than this, in bytes, count as bad.
+        shard_bytes: Largest size of a shard in bytes, before compression.
         progress: Whether progress bars are shown.
 
     Raises:
@@ -151,7 +151,7 @@ class Conversion:
 
     @property
     def out_folder(self) -> Path:
-        """Where the dataset shall lie on this machine: behind a link, what the link points to.
+        """Where the dataset goes on this machine; a link is resolved.
 
         Raises:
             ValueError: If links lead in a circle.
@@ -187,8 +187,8 @@ class Conversion:
         )
         if self.val_fraction and any(source.split == VAL for source in sources):
             raise ValueError(
-                f"--val-fraction is {self.val_fraction}, and there are sources for the split val already. "
-                "Ask for one of both, or train on those files, too, with --splits all-train."
+                f"--val-fraction is {self.val_fraction}, but some sources are already in the split val. Use "
+                "only one of the two, or train on those files as well, with --splits all-train."
             )
         if self.on_error == "stop":
             check_not_empty(sources, self.reading)
@@ -228,7 +228,7 @@ class Conversion:
         )
 
     def plan(self, tokenizer: TokenizerSpec) -> dict[str, Any]:
-        """All that decides the bytes, but for what the sources hold, which the units keep watch of."""
+        """All that decides the bytes, except the sources' content, which the units check."""
         names = [source if isinstance(source, str) else source.name for source in self.sources]
         return {
             "format": PLAN_FORMAT,

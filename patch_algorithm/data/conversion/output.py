@@ -1,4 +1,4 @@
-"""What lies where a dataset shall lie, and whether it may be written there: nothing of others is lost."""
+"""Whether a dataset may be written to its place, so that nothing else there is lost."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MARK = '{"format": "being replaced"}\n'
 
 
 def check_out(options: Conversion) -> Literal["absent", "finished"]:
-    """Looks at the places where the dataset shall lie and where unfinished work is kept.
+    """Checks the place of the dataset and the place of unfinished work.
 
     Raises:
-        ValueError: If something is there that is not to be replaced, or it cannot be written to.
+        ValueError: If something is there that must not be replaced, or a place is not writable.
     """
     workdir = WorkDir(options.work_folder, "uint16")
     if is_url(options.out):
@@ -41,13 +41,13 @@ def check_out(options: Conversion) -> Literal["absent", "finished"]:
         if _device(options.work_folder) != _device(options.out_folder):
             raise ValueError(
                 f"unfinished work would be kept in {options.work_folder}, on another file system than "
-                f"--out {options.out}, so that it could not be renamed when it is finished; name two folders "
-                "on one file system, with --work-dir and --out."
+                f"--out {options.out}, so the finished dataset could not be renamed to its place; choose "
+                "--work-dir and --out on one file system."
             )
     if found is not None and not options.overwrite and not _is_published(found, options, workdir):
         workdir.remove_if_empty()
         raise ValueError(
-            f"--out {options.out} is a finished dataset already; add --overwrite to replace it, or name "
+            f"--out {options.out} already holds a finished dataset; add --overwrite to replace it, or name "
             "another folder."
         )
     workdir.check_ours()
@@ -68,19 +68,19 @@ def _check_apart(options: Conversion) -> None:
     out, work = options.out_folder, options.work_folder.resolve()
     if out.is_relative_to(work) or work.is_relative_to(out):
         raise ValueError(
-            f"--work-dir {options.work_folder} and --out {options.out} lie one within the other; name two "
-            "folders that do not."
+            f"one of --work-dir {options.work_folder} and --out {options.out} is inside the other; name two "
+            "separate folders."
         )
     for name in (*options.sources, options.tokenizer):
         if isinstance(name, str) and Path(name).exists() and Path(name).resolve().is_relative_to(out):
-            raise ValueError(f"{name} lies within --out {options.out}; move it, or name another folder.")
+            raise ValueError(f"{name} is inside --out {options.out}; move it, or name another folder.")
 
 
 def _check_nothing_else(out: Path, found: DatasetInfo) -> None:
     ours = {DATASET_JSON, TOKENIZER, *(stream.path.partition("/")[0] for stream in found.streams)}
     if others := sorted({path.name for path in out.iterdir()} - ours):
         raise ValueError(
-            f"--out {out} holds {', '.join(others)} beside the dataset that is to be replaced; move that "
+            f"--out {out} holds {', '.join(others)} as well as the dataset to be replaced; move that "
             "elsewhere first."
         )
 
@@ -129,7 +129,7 @@ def _device(path: Path) -> int:
 
 
 def withdraw(url: str, workdir: WorkDir) -> None:
-    """Takes the record of a dataset that is replaced away: from the first new shard on it is not whole."""
+    """Removes the record of a dataset that is being replaced: the first new shard makes it incomplete."""
     folder = workdir.root / "withdrawn"
     folder.mkdir(exist_ok=True)
     write_whole(folder / DATASET_JSON, _MARK.encode())
@@ -146,5 +146,5 @@ def check_out_again(options: Conversion, workdir: WorkDir) -> Literal["absent", 
         return check_out(options)
     except ValueError as error:
         raise ConversionError(
-            f"{error} What is finished is kept in {workdir.root}: settle that, then repeat the command."
+            f"{error} Finished work is kept in {workdir.root}: resolve this, then repeat the command."
         ) from error

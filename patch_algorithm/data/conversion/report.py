@@ -14,7 +14,7 @@ __all__ = ["Estimate", "Report", "empty_splits"]
 
 
 def empty_splits(info: DatasetInfo) -> list[str]:
-    """What was asked to be held out and is not there: a line for each stream of ``val`` without a row."""
+    """Held-out data that is missing: a line for each stream of ``val`` without a row."""
     if VAL not in info.row_tokens:
         return []
     components = sorted(info.components) if info.split_by_component else [None]
@@ -24,7 +24,7 @@ def empty_splits(info: DatasetInfo) -> list[str]:
         if stream is None or not stream.rows:
             of = "" if component is None else f" of {component}"
             left = stream.tokens_left_out if stream else 0
-            why = f"its {left:,} tokens fill no row" if left else "no document was drawn"
+            why = f"its {left:,} tokens do not fill a row" if left else "no document was selected"
             lines.append(f"--val-fraction leaves {VAL}{of} without a row: {why}")
     return lines
 

@@ -71,6 +71,6 @@ class Uploader:
         # Each store has errors of its own.
         except Exception as error:
             raise ConversionError(
-                f"{file} could not be uploaded to {self._url}: {error}. What is finished is kept: repeat the "
+                f"{file} could not be uploaded to {self._url}: {error}. Finished work is kept: repeat the "
                 "command to continue."
             ) from error

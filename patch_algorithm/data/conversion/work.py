@@ -214,7 +214,7 @@ class Work:
                 made = engine.result(future)
             except WorkerDied as error:
                 raise ConversionError(
-                    f"a worker has died, perhaps out of memory ({error}). What is finished is kept: "
+                    f"a worker has died, perhaps out of memory ({error}). Finished work is kept: "
                     "repeat the command to continue, with fewer --workers if memory is short."
                 ) from error
             if isinstance(made, BadDocument):
@@ -229,8 +229,8 @@ class Work:
         if made.tally.differed and not self._differed:
             self._differed = True
             log.warning(
-                "the engines give a document different ids: its unit was encoded again by tokenizers, which "
-                "goes on alone"
+                "the engines gave a document different ids: its unit was encoded again by tokenizers, which "
+                "also encodes the rest"
             )
 
     def _count(self, read_bytes: int, counts: Counts) -> None:
@@ -249,7 +249,7 @@ class Work:
             yield
         except OSError as error:
             raise _SourceStopped(
-                f"{source.name} cannot be read: {error}. What is finished is kept in {self._workdir.root}: "
+                f"{source.name} cannot be read: {error}. Finished work is kept in {self._workdir.root}: "
                 "repeat the command to continue."
             ) from error
 
@@ -266,8 +266,8 @@ class Work:
 
     def _changed(self, source: Source) -> str:
         return (
-            f"{source.name} changed while it was read. Let what writes to it finish, and repeat the command: "
-            f"units whose text is still the same are kept in {self._workdir.root}."
+            f"{source.name} changed while it was read. Wait until nothing writes to it, then repeat the "
+            f"command: units whose text is still the same are kept in {self._workdir.root}."
         )
 
     def _warn(self, text: str) -> None:
@@ -283,6 +283,6 @@ class Work:
 
     def _kept(self, what: str) -> str:
         return (
-            f"{what}. What is finished is kept in {self._workdir.root}: fix the source, or add --on-error "
-            "skip to leave such things out and count them, and repeat the command to continue."
+            f"{what}. Finished work is kept in {self._workdir.root}: fix the source, or add --on-error "
+            "skip to skip and count such documents, and repeat the command to continue."
         )

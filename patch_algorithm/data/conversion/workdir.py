@@ -4,11 +4,11 @@
 
     plan.json                   what decides the bytes that come out
     lock                        held while a conversion works here
-    data/                       the dataset, before it is renamed to where it shall lie
+    data/                       the dataset, before it is renamed to its place
     data/train/UNIT/            a unit's shards of the stream `train`; removed once they are uploaded
     units/UNIT.tail             the tokens that fill no shard of it, stream by stream
     units/UNIT.json             its record; the unit is finished when this is there
-    publishing                  the plan once more; the dataset is finished, and only its place is wanting
+    publishing                  the plan again; the dataset is finished and only has to be moved
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from patch_algorithm.common.files import write_whole
 from patch_algorithm.data.conversion.records import ConversionError, UnitRecord
 
-__all__ = ["PLAN_FORMAT", "WorkDir", "no_room_told"]
+__all__ = ["PLAN_FORMAT", "WorkDir", "full_disk_explained"]
 
 PLAN_FORMAT = 2
 """Of the work folder; 1 kept the tokens of all units until the end."""
@@ -54,21 +54,21 @@ class WorkDir:
         self._dtype = np.dtype(dtype)
 
     def check_ours(self) -> None:
-        """Makes sure that nobody else keeps things here, which our own would be mixed with.
+        """Makes sure that the folder holds nothing but work of a conversion.
 
         Raises:
-            ValueError: If somebody does.
+            ValueError: If it holds something else.
         """
         if not self.root.exists() or _is_plan(_read_json(self.root / "plan.json")):
             return
         if not self.root.is_dir() or {path.name for path in self.root.iterdir()} - _BESIDE_PLAN:
             raise ValueError(
-                f"unfinished work would be kept in {self.root}, where something else is; name a folder that "
-                "is empty or not there yet with --work-dir."
+                f"unfinished work would be kept in {self.root}, but that holds something else; name an empty "
+                "or new folder with --work-dir."
             )
 
     def is_for(self, out: str) -> bool:
-        """Whether there is unfinished work whose dataset shall lie at this URL."""
+        """Whether there is unfinished work on a dataset for this URL."""
         plan = self._plan()
         return _is_plan(plan) and plan["out"] == out
 
@@ -85,34 +85,34 @@ class WorkDir:
             lock.acquire()
         except Timeout as error:
             raise ConversionError(
-                f"another conversion is at work in {self.root}; let it finish, or end it first."
+                f"another conversion is running in {self.root}; let it finish, or stop it first."
             ) from error
         try:
             yield
         finally:
             lock.release()
 
-    def take_plan(self, plan: Mapping[str, Any], anew: bool) -> bool:
-        """Writes the plan, or finds that the work is under way by the same one.
+    def take_plan(self, plan: Mapping[str, Any], overwrite: bool) -> bool:
+        """Writes the plan, or finds unfinished work with the same plan.
 
         Args:
             plan: What decides the bytes that come out.
-            anew: Whether work by another plan is thrown away.
+            overwrite: Whether work with another plan is discarded.
 
         Returns:
             Whether there is work to continue.
 
         Raises:
-            ConversionError: If there is work by another plan.
+            ConversionError: If there is work with another plan.
         """
         found = self._plan()
         if found == plan:
             return True
-        if _is_plan(found) and not anew:
+        if _is_plan(found) and not overwrite:
             if found["format"] != PLAN_FORMAT:
                 raise ConversionError(
                     f"{self.root} holds work that another version of patch-algorithm began and this one "
-                    "cannot continue. Finish it with that version, or add --overwrite to throw it away."
+                    "cannot continue. Finish it with that version, or add --overwrite to discard it."
                 )
             differences = [
                 f"{key} is {_short(found.get(key))} there and {_short(plan.get(key))} here"
@@ -121,7 +121,7 @@ class WorkDir:
             ]
             raise ConversionError(
                 f"{self.root} holds the unfinished work of another conversion: {'; '.join(differences)}. "
-                "Repeat the command that began it to continue it, or add --overwrite to throw it away."
+                "Repeat the command that began it to continue it, or add --overwrite to discard it."
             )
         (self.root / "publishing").unlink(missing_ok=True)
         # Half removed, it would be taken for whole by the command that began it.
@@ -183,15 +183,15 @@ class WorkDir:
         return _is_plan(_read_json(self.root / "publishing"))
 
     def mark_publishing(self) -> None:
-        """Notes that the dataset is finished and only its place is wanting."""
+        """Notes that the dataset is finished and only has to be moved to its place."""
         if not self.is_publishing():
             write_whole(self.root / "publishing", (self.root / "plan.json").read_bytes())
 
     def publish(self, out: Path, replaces: bool) -> None:
-        """Renames the finished dataset to where it shall lie; then cleans up.
+        """Renames the finished dataset to its place; then cleans up.
 
         Args:
-            out: Where it shall lie.
+            out: Its place.
             replaces: Whether an older one is there; otherwise there is at most an empty folder.
         """
         self.mark_publishing()
@@ -204,7 +204,7 @@ class WorkDir:
         self.remove()
 
     def remove(self) -> None:
-        """Removes all that is ours, last what tells that the conversion was finished; then the folder."""
+        """Removes all files of the conversion, the mark that it was finished last; then the folder."""
         for name in _FOLDERS:
             for path in (self.root / name, self.root / f"{name}.partial"):
                 shutil.rmtree(path, ignore_errors=True)
@@ -213,18 +213,18 @@ class WorkDir:
         self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
-        """Removes the folder, which is also what a conversion leaves that is killed in its last moment."""
+        """Removes the folder; a conversion that is killed at the very end leaves it behind, too."""
         # A link, or the current folder, is left standing.
         with suppress(OSError):
             self.root.rmdir()
 
 
 @contextmanager
-def no_room_told(folder: Path) -> Iterator[None]:
-    """Says in plain words that a disk is full.
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Explains the error of a write to a full disk.
 
     Raises:
-        ConversionError: In place of the error of a write that found no room.
+        ConversionError: Instead of the error of the write.
     """
     try:
         yield
@@ -232,7 +232,7 @@ def no_room_told(folder: Path) -> Iterator[None]:
         if error.errno not in _NO_ROOM:
             raise
         raise ConversionError(
-            f"no space is left in {folder} ({error.strerror}). What is finished is kept: free some space "
+            f"no space is left in {folder} ({error.strerror}). Finished work is kept: free some space "
             "and repeat the command to continue."
         ) from error
 

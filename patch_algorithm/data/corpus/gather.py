@@ -53,8 +53,8 @@ def package_root(package: str) -> Path:
     spec = util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"packages: {package!r} is not an installed package of the top level. Name installed ones, or "
-            f"{STDLIB!r} for Python's own library."
+            f"packages: {package!r} is not an installed top-level package. Name installed packages, or "
+            f"{STDLIB!r} for Python's standard library."
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
@@ -66,7 +66,7 @@ def package_version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError as error:
-        raise ValueError(f"packages: {package!r} has no version on record.") from error
+        raise ValueError(f"packages: {package!r} has no recorded version.") from error
 
 
 def module_files(packages: Sequence[str]) -> list[Path]:
@@ -88,8 +88,8 @@ def module_files(packages: Sequence[str]) -> list[Path]:
 def gather(packages: Sequence[str], megabytes: float) -> list[str]:
     """Gathers documents until they hold ``megabytes`` of text.
 
-    The docstrings of a module that is well documented make up one document; where these are not
-    enough, whole source files follow. No docstring and no file is taken twice.
+    The docstrings of a well-documented module make up one document. If these are not enough, whole
+    source files follow. No docstring and no file is taken twice.
 
     Args:
         packages: Names of installed packages, or ``"stdlib"``.

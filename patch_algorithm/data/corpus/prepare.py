@@ -1,8 +1,7 @@
 """The built-in corpus: real text, gathered from the running installation, without a network.
 
 The folder it makes is a converted dataset, with ``train`` and ``val`` (MDS shards), ``tokenizer`` and
-``dataset.json``; ``prepared.json`` says besides what was asked for, of which versions it was made, and how
-much came out.
+``dataset.json``. ``prepared.json`` also records the settings, the versions it was made from, and its size.
 """
 
 from __future__ import annotations
@@ -41,18 +40,18 @@ _LONGEST_WAIT = 1800.0  # seconds
 
 @dataclass(frozen=True)
 class BuiltinCorpus:
-    """What a YAML asks for under ``variables.builtin_corpus``.
+    """The built-in corpus, as a YAML requests it under ``variables.builtin_corpus``.
 
     Args:
-        folder: Where the prepared data lies, or shall lie.
+        folder: The folder of the prepared data.
         row_tokens: Tokens in a row of the train split, k * L for patch-level training.
         val_row_tokens: Tokens in a row of the val split. Rows are not cut in evaluation, so this is
             the model's context L.
-        vocab_size: Most entries of the tokenizer's vocabulary.
+        vocab_size: Largest size of the tokenizer's vocabulary.
         megabytes: Millions of bytes of text to gather.
         val_share: Share of the documents that is held out, chosen by their hash.
-        packages: Installed packages whose docstrings, and sources where those are not enough, are
-            gathered; ``stdlib`` is Python's own library.
+        packages: Installed packages whose docstrings are gathered, and their source files if there is not
+            enough text; ``stdlib`` is Python's standard library.
 
     Raises:
         ValueError: For values out of range and packages that are not installed.
@@ -89,7 +88,7 @@ class BuiltinCorpus:
         """Reads the mapping of the YAML.
 
         Raises:
-            ValueError: If it is no mapping, has unknown keys, lacks one, or a value is out of range.
+            ValueError: If it is not a mapping, has unknown keys, lacks a key, or a value is out of range.
         """
         if not isinstance(asked, Mapping):
             raise ValueError(f"variables.builtin_corpus is {asked!r}; expected a mapping of its keys.")
@@ -122,8 +121,8 @@ class BuiltinCorpus:
 def prepare_builtin_corpus(corpus: BuiltinCorpus) -> Path:
     """Makes the corpus, unless it is there already.
 
-    Under a launcher of several processes the first of each machine makes it and the others wait. It
-    is written beside ``corpus.folder`` and renamed when it is whole, under a file lock.
+    Under a launcher of several processes, the first on each machine makes it and the others wait. It is
+    written next to ``corpus.folder`` and renamed when it is complete, under a file lock.
 
     Returns:
         The folder.
@@ -163,8 +162,8 @@ def prepare_builtin_corpus(corpus: BuiltinCorpus) -> Path:
 class BuiltinCorpusTokenizer(PreTrainedTokenizerBase):
     """llm-foundry's name for the prepared tokenizer: ``tokenizer: {name: builtin_corpus, ...}``.
 
-    llm-foundry registers tokenizers as classes. What this one constructs is an ordinary
-    ``PreTrainedTokenizerFast``, so that checkpoints and exports know nothing of it.
+    llm-foundry registers tokenizers as classes. This one constructs an ordinary
+    ``PreTrainedTokenizerFast``, so checkpoints and exports do not depend on it.
 
     Args:
         folder: ``variables.builtin_corpus.folder``.
@@ -244,21 +243,21 @@ def _write(corpus: BuiltinCorpus, fingerprint: dict[str, Any], aside: Path) -> d
 def _is_prepared(folder: Path, fingerprint: dict[str, Any]) -> bool:
     if not folder.exists():
         return False
-    mend = f"Name another folder, or delete {folder} to have it made again."
+    fix = f"Name another folder, or delete {folder} to have it prepared again."
     try:
         found = json.loads((folder / _RECORD).read_text())["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"variables.builtin_corpus.folder: {folder} exists, but is not a prepared corpus. {mend}"
+            f"variables.builtin_corpus.folder: {folder} exists, but is not a prepared corpus. {fix}"
         ) from error
     if differences := _differences(found, fingerprint):
         raise ValueError(
             f"variables.builtin_corpus.folder: {folder} holds a corpus made with other settings: "
-            f"{'; '.join(differences)}. {mend}"
+            f"{'; '.join(differences)}. {fix}"
         )
     parts = (f"train{os.sep}index.json", f"val{os.sep}index.json", _TOKENIZER)
     if gone := [part for part in parts if not (folder / part).exists()]:
-        raise ValueError(f"variables.builtin_corpus.folder: {folder} has lost {', '.join(gone)}. {mend}")
+        raise ValueError(f"variables.builtin_corpus.folder: {folder} lacks {', '.join(gone)}. {fix}")
     return True
 
 

@@ -202,7 +202,7 @@ class DatasetInfo:
                 encoder=_made(EncoderInfo, content["encoder"]) if content.get("encoder") else None,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{DATASET_JSON} is not one of a converted data set: {error!r}.") from error
+            raise ValueError(f"{DATASET_JSON} is not that of a converted dataset: {error!r}.") from error
 
     @classmethod
     def read(cls, folder: str | Path) -> DatasetInfo:
@@ -214,8 +214,8 @@ class DatasetInfo:
         found = cls.find(folder)
         if found is None:
             raise ValueError(
-                f"{folder} holds no {DATASET_JSON}; expected what a finished `patch-level data convert` "
-                "has written."
+                f"{folder} holds no {DATASET_JSON}; expected the output of a finished "
+                "`patch-level data convert`."
             )
         return found
 

@@ -63,7 +63,7 @@ class Inspection:
         if self.sound:
             return [f"All {shards:,} shards are as their indexes record them (SHA-1)."]
         lines = [f"  {fault.path}: {fault.reason}" for fault in self.faults]
-        return [f"{len(self.faults):,} of the files are not as recorded ({shards:,} shards):", *lines]
+        return [f"{len(self.faults):,} files are not as recorded ({shards:,} shards):", *lines]
 
 
 def inspect_dataset(folder: str | Path) -> Inspection:

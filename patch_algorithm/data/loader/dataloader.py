@@ -67,14 +67,14 @@ def build_pile_dataloader(
             ``max_seq_len``, ``shuffle``, ...), and
 
             * ``components``: ``pile`` or a mapping of components to weights, for data that was written
-              with ``--split-by-component``; without it all rows are used, each once an epoch;
+              with ``--split-by-component``. Default: all rows are used, each once per epoch.
             * ``long_rows``: what happens to rows longer than ``max_seq_len``, ``refuse`` or ``cut``.
-              Default: ``refuse`` for splits whose name begins with ``train`` and where no split is
-              given, else ``cut``. Rows are counted after cutting everywhere, as in ``epoch_size``;
-            * ``verify``: whether the shards that are there at start are compared by their checksums, too,
-              which reads each of them once; by default by their sizes.
-        drop_last: Whether a last batch that is not full is left out.
-        num_workers: Processes that read ahead; the next keys mean nothing where it is 0.
+              Default: ``refuse`` if the split's name begins with ``train`` or no split is given, else
+              ``cut``. Rows are always counted after cutting, for example in ``epoch_size``.
+            * ``verify``: whether shards that exist at start are also compared by checksum, which reads each
+              of them once. Default: only their sizes are compared.
+        drop_last: Whether to drop a last batch that is not full.
+        num_workers: Processes that read ahead. With 0, the last three keys have no effect.
         pin_memory: As for :class:`torch.utils.data.DataLoader`.
         prefetch_factor: Likewise.
         persistent_workers: Likewise.
@@ -84,8 +84,8 @@ def build_pile_dataloader(
         The loader. Its batches are those of llm-foundry's text loader.
 
     Raises:
-        ValueError: If a key is not known or its value is invalid, there is no data, its rows have
-            another length, or it was written with another tokenizer.
+        ValueError: If a key is unknown or its value invalid, there is no data, its rows have another
+            length, or it was written with another tokenizer.
     """
     if tokenizer is None:
         raise ValueError("The pile loader needs a tokenizer: set tokenizer.name.")

@@ -54,8 +54,8 @@ def mixture_shares(asked: object, present: Sequence[str], key: str) -> dict[str,
         asked for and are absent, and those that are there and were not asked for, are logged.
 
     Raises:
-        ValueError: If ``asked`` is something else, names what neither the data set nor the Pile has, has
-            a weight that is no number of at least 0, or leaves nothing.
+        ValueError: If ``asked`` is something else, names a component that neither the dataset nor the Pile
+            has, has a weight that is not a number of at least 0, or leaves no component.
 
     Examples:
         >>> mixture_shares({"ArXiv": 3, "Github": 1, "Books3": 2}, ["ArXiv", "Github"], "components")
@@ -82,8 +82,8 @@ def mixture_shares(asked: object, present: Sequence[str], key: str) -> dict[str,
             f"{key} leaves no component of the data set with a weight above 0. The data set has {known}."
         )
     if absent := [name for name, weight in weights.items() if weight and name not in present]:
-        log.info("%s: not in this data set, their share goes to the others: %s", key, ", ".join(absent))
+        log.info("%s: not in this dataset, so their share goes to the others: %s", key, ", ".join(absent))
     if unused := [name for name in present if name not in used]:
-        log.info("%s: in this data set and not used: %s", key, ", ".join(unused))
+        log.info("%s: in this dataset but not used: %s", key, ", ".join(unused))
     total = math.fsum(used.values())
     return {name: weight / total for name, weight in used.items()}

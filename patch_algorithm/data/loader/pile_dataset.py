@@ -23,10 +23,10 @@ def is_train(split: object) -> bool:
 
 
 class PileDataset(StreamingTextDataset):
-    """llm-foundry's text data set, without its silences.
+    """llm-foundry's text dataset, with errors where that drops or ignores something silently.
 
-    Rows have the length that is asked for, or are cut into several that have it; ids are those of the
-    tokenizer; and what is wrong with a shard is raised where its rows are wanted.
+    Rows have the length that is asked for or are cut to it, ids are checked against the tokenizer, and a
+    fault in a shard is raised when its rows are read.
 
     Args:
         tokenizer: The run's tokenizer.
@@ -89,8 +89,8 @@ class PileDataset(StreamingTextDataset):
         """Reads a row, and checks its length and ids.
 
         Raises:
-            ShardError: If its shard cannot be had as the index describes it.
-            ValueError: If its length is not that of the others, or an id is none of the tokenizer's.
+            ShardError: If its shard is not available as the index describes it.
+            ValueError: If its length is not that of the others, or an id is not one of the tokenizer's.
         """
         try:
             sample: dict[str, Any] = super().get_item(sample_id, retry)
@@ -102,17 +102,17 @@ class PileDataset(StreamingTextDataset):
         if len(ids) != self._piece_tokens:
             stream, _ = self._origin(sample_id)
             raise ValueError(
-                f"{stream.key}: a row of {stream.place} has {len(ids)} tokens, and {self.key}.max_seq_len "
-                f"asks for {self._piece_tokens}. Set it to the length of the rows. Rows of several lengths, "
-                "and rows to be cut whose length the index does not give: convert the data again, with rows "
-                "of one length."
+                f"{stream.key}: a row of {stream.place} has {len(ids)} tokens, but {self.key}.max_seq_len "
+                f"asks for {self._piece_tokens}. Set it to the length of the rows. If rows differ in length, "
+                "or have to be cut and the index does not give their length, convert the data again, with "
+                "rows of one length."
             )
         if ids.max() > self._largest_id or (ids.dtype.kind == "i" and ids.min() < 0):
             stream, _ = self._origin(sample_id)
             raise ValueError(
-                f"{stream.key}: a row of {stream.place} has ids from {ids.min()} to {ids.max()}, and the "
+                f"{stream.key}: a row of {stream.place} has ids from {ids.min()} to {ids.max()}, but the "
                 f"largest id of the tokenizer is {self._largest_id}. Use the tokenizer that the data was "
-                f"written with, and for a column of bytes the right {self.key}.token_encoding_type."
+                f"written with, and the right {self.key}.token_encoding_type if the ids are stored as bytes."
             )
         return sample
 
@@ -131,8 +131,8 @@ class PileDataset(StreamingTextDataset):
         if len(places) > 1:
             found = ", ".join(f"{length} in {place}" for length, place in places.items())
             raise ValueError(
-                f"{self.key} has rows of several lengths: {found} tokens. Use a loader for each, or convert "
-                "them to one length."
+                f"{self.key} has rows of several lengths: {found} tokens. Use a loader for each length, or "
+                "convert them to one length."
             )
         return next(iter(places), None)
 
@@ -151,21 +151,21 @@ def _pieces(row: int, asked: int, cut: bool, key: str) -> int:
         return 1
     if row < asked:
         raise ValueError(
-            f"{key}.max_seq_len is {asked}, and the rows have {row} tokens. Set it to {row}, or convert the "
+            f"{key}.max_seq_len is {asked}, but the rows have {row} tokens. Set it to {row}, or convert the "
             f"data to longer rows (`patch-level data convert`, --row-tokens, --val-row-tokens)."
         )
     if not cut:
         raise ValueError(
-            f"{key}.max_seq_len is {asked}, and the rows have {row} tokens, of which llm-foundry would drop "
-            f"the last {row - asked}. Set it to {row}: it is the length of a row, and patch_level cuts rows "
-            f"itself, for every k and seq_len whose product divides {row}. For evaluation set "
+            f"{key}.max_seq_len is {asked}, but the rows have {row} tokens, and llm-foundry would drop the "
+            f"last {row - asked} of each. Set it to {row}, the length of a row: patch_level cuts rows "
+            f"itself, for every k and seq_len whose product divides {row}. For evaluation, set "
             f"{key}.long_rows: cut."
         )
     if row % asked:
         divisor = next(n for n in range(asked, 0, -1) if row % n == 0)
         raise ValueError(
-            f"{key}.max_seq_len is {asked}, and the rows have {row} tokens, no multiple of it: they cannot "
-            f"be cut without losing tokens. Set it to a divisor of {row} such as {divisor}, or convert the "
-            f"data with --val-row-tokens {asked}."
+            f"{key}.max_seq_len is {asked}, but the rows have {row} tokens, not a multiple of it: they "
+            f"cannot be cut without losing tokens. Set it to a divisor of {row} such as {divisor}, or "
+            f"convert the data with --val-row-tokens {asked}."
         )
     return row // asked

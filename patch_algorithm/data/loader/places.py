@@ -66,7 +66,7 @@ def find_streams(
     named, components = asked.get("streams"), asked.get("components")
     if bool(named) == bool(place["remote"] or place["local"]):
         raise ValueError(
-            f"{key} needs either streams, or local or remote or both of these. It has "
+            f"{key} needs either streams, or local or remote or both. It has "
             f"{', '.join(name for name in ('streams', *PLACE_KEYS) if asked.get(name)) or 'none'}."
         )
     place["verify"] = asked.get("verify", False)
@@ -74,8 +74,8 @@ def find_streams(
         return _streams_of(_with_cache(place), components, tokenizer, key)
     if components is not None:
         raise ValueError(
-            f"{key} has both streams and components. Give each stream its own proportion, or name one data "
-            "set, whose components become the streams, with local or remote."
+            f"{key} has both streams and components. Either give each stream its own proportion, or name one "
+            "dataset with local or remote, whose components then become the streams."
         )
     if not isinstance(named, Mapping):
         raise ValueError(
@@ -127,8 +127,8 @@ def _streams_of(
     if components is not None:
         raise ValueError(
             f"{key}.components needs data with a stream for each component, and "
-            f"{place['remote'] or place['local']} has not. Convert it with --split-by-component, or leave "
-            "components out."
+            f"{place['remote'] or place['local']} has none. Convert it with --split-by-component, or remove "
+            "components."
         )
     return [_one_stream(place, found, key)]
 
@@ -143,8 +143,8 @@ def _find_described(
     found = _describe(root, split, key)
     if found is None:
         warnings.warn(
-            f"{key}: no {DATASET_JSON} can be read in {root}, so it cannot be checked that it was written "
-            "with the run's tokenizer; only that its ids are within the vocabulary.",
+            f"{key}: no {DATASET_JSON} can be read in {root}, so it cannot be checked that the data was "
+            "written with the run's tokenizer; only that its ids are within the vocabulary.",
             stacklevel=2,
         )
     else:
@@ -238,9 +238,9 @@ def _check_tokenizer(found: _Found, tokenizer: PreTrainedTokenizerBase, root: st
     if other := tokenizer_differences(found.info, found.folder, tokenizer):
         raise ValueError(
             f"{key}: {root} was written with the tokenizer {written.name!r} ({written.vocab_size} entries, "
-            f"fingerprint {written.fingerprint[:12]}), and the run's is {tokenizer.name_or_path!r} "
-            f"({len(tokenizer)} entries), another one: {'; '.join(other)}. Set tokenizer.name to the data "
-            "set's own folder `tokenizer`, or convert the data with the run's."
+            f"fingerprint {written.fingerprint[:12]}), but the run's is {tokenizer.name_or_path!r} "
+            f"({len(tokenizer)} entries), which differs: {'; '.join(other)}. Set tokenizer.name to the "
+            "dataset's own folder `tokenizer`, or convert the data with the run's."
         )
     for name, adds, id_there in (
         ("eos", written.adds_eos, written.eos_id),
@@ -249,7 +249,7 @@ def _check_tokenizer(found: _Found, tokenizer: PreTrainedTokenizerBase, root: st
         here = getattr(tokenizer, f"{name}_token_id")
         if adds and here != id_there:
             raise ValueError(
-                f"{key}: the documents of {root} have the {name.upper()} token {id_there}, and that of the "
-                f"run's tokenizer {tokenizer.name_or_path!r} is {here}. Set tokenizer.name to the data set's "
+                f"{key}: the documents of {root} use the {name.upper()} token {id_there}, but that of the "
+                f"run's tokenizer {tokenizer.name_or_path!r} is {here}. Set tokenizer.name to the dataset's "
                 "own folder `tokenizer`, or convert the data with the run's."
             )

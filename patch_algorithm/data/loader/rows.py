@@ -65,7 +65,7 @@ class CutReader(MDSReader):
         ids = row_ids(sample, self._dtype)
         if len(ids) != self.row_tokens:
             raise ValueError(
-                f"a row of {self._place} has {len(ids)} tokens, and the others have {self.row_tokens}. Rows "
+                f"a row of {self._place} has {len(ids)} tokens, but the others have {self.row_tokens}. Rows "
                 "of several lengths cannot be cut: convert the data again, with rows of one length."
             )
         length = self.row_tokens // self._pieces
@@ -91,8 +91,8 @@ def row_tokens(shard: Reader, dtype: np.dtype[Any], place: str, look: bool) -> i
         return shard.row_tokens
     if not isinstance(shard, MDSReader) or "tokens" not in shard.column_names:
         raise ValueError(
-            f"{place} is no MDS data set with a column 'tokens'. Text is tokenised once, before training: "
-            "`patch-level data convert`."
+            f"{place} is not an MDS dataset with a column 'tokens'. Tokenise text once, before training, "
+            "with `patch-level data convert`."
         )
     column = shard.column_names.index("tokens")
     size = shard.column_sizes[column]

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ShardError(RuntimeError):
-    """A shard that could not be had, or not as the index describes it."""
+    """A shard that is not available, or not as the index describes it."""
 
 
 class VerifiedStream(Stream):
@@ -40,8 +40,8 @@ class VerifiedStream(Stream):
     Files that are there at start, of the data set itself or in the cache from an earlier run, are compared
     by their size, or with ``verify`` by their checksum.
 
-    A shard that cannot be had is no error where it is fetched ahead of time, in a thread whose errors
-    reach nobody: :meth:`raise_failure` raises it where a row of the shard is wanted.
+    A shard that is not available is no error while it is fetched ahead of time, in a thread whose errors
+    are lost: :meth:`raise_failure` raises the error when a row of the shard is read.
 
     Args:
         key: The configuration key of the stream, for messages.
@@ -87,9 +87,9 @@ class VerifiedStream(Stream):
         rows = sum(len(shard) for shard in shards)
         if self._rows is not None and rows != self._rows:
             raise ValueError(
-                f"{self.key}: the index in {os.path.join(self.local, self.split)} lists {rows} rows, and "
+                f"{self.key}: the index in {os.path.join(self.local, self.split)} lists {rows} rows, but "
                 f"{self.place} has {self._rows}. The dataset was rewritten, or the folder is the cache "
-                "of another one: name another local, or empty it."
+                "of another one: name another folder as local, or empty this one."
             )
         hashes = [set(info.hashes) for shard in shards for info in _files(shard)]
         common = sorted(set.intersection(*hashes)) if hashes else []
@@ -101,11 +101,11 @@ class VerifiedStream(Stream):
                 f"{', '.join(common) or 'no checksums'}."
             )
         if self._verify and not self.validate_hash:
-            raise ValueError(f"{self.key}.verify is true, and the index of {self.place} has no checksums.")
+            raise ValueError(f"{self.key}.verify is true, but the index of {self.place} has no checksums.")
         return cut_shards(shards, *self._cut_to, f"{self.key}: {self.place}") if self._cut_to else shards
 
     def set_up_local(self, shards: list[Reader], cache_usage_per_shard: NDArray[np.int64]) -> None:
-        """Looks over the files that are there already; damaged ones are fetched again.
+        """Checks the files that exist already; damaged ones are fetched again.
 
         By size, and with ``verify`` by checksum.
 
@@ -124,10 +124,10 @@ class VerifiedStream(Stream):
         super().set_up_local(shards, cache_usage_per_shard)
 
     def prepare_shard(self, shard: Reader) -> int:
-        """Makes a shard available, if it can be had as the index describes it.
+        """Makes a shard available, if it can be fetched as the index describes it.
 
         Returns:
-            The change in the cache's size in bytes; 0 where the shard cannot be had.
+            The change in the cache's size in bytes; 0 if the shard is not available.
         """
         name = shard.file_pairs[0][0].basename
         if name in self._failures:
@@ -153,9 +153,9 @@ class VerifiedStream(Stream):
         name = shard.file_pairs[0][0].basename
         if name in self._failures:
             raise ShardError(
-                f"{self.key}: {name} of {self.place} cannot be had: {self._failures[name]}. Nothing of it is "
-                "trained on. Write the shard again; if the dataset itself was rewritten, empty "
-                f"its cache {os.path.join(self.local, self.split)}."
+                f"{self.key}: {name} of {self.place} is not available: {self._failures[name]}. None of its "
+                "rows is used. Write the shard again; if the dataset itself was rewritten, empty its cache "
+                f"{os.path.join(self.local, self.split)}."
             )
 
     def _try_to_prepare(self, shard: Reader) -> tuple[int, str, bool]:

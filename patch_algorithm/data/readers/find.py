@@ -43,7 +43,7 @@ def find_sources(
     splits: Splits | None = None,
     on_error: Literal["stop", "skip"] = "stop",
 ) -> list[Source]:
-    """Finds out what is meant by each name, in the order given; folders and globs by name.
+    """Finds the sources that each name means, in the order given; those of folders and globs by name.
 
     Args:
         names: Files, folders, globs, ``hf://NAME``, a dataset ``OWNER/NAME`` of the hub, or
@@ -58,7 +58,7 @@ def find_sources(
         on_error: ``stop`` refuses folders with files that cannot be read; ``skip`` logs which they are.
 
     Raises:
-        ValueError: If one is missing, of no known kind, empty of files, named twice, a link to nowhere, or it
+        ValueError: If one is missing, of an unknown kind, an empty folder, named twice, a broken link, or it
             is not clear which split it belongs to.
     """
     found: list[_Found] = []
@@ -104,7 +104,7 @@ def _files(name: str, on_error: str) -> Iterator[tuple[str, Sequence[str]]]:
     elif path.exists():
         yield name, (path.absolute().parent.name, path.name)
     elif path.is_symlink():
-        raise ValueError(f"--source {name} is a link to {os.readlink(path)}, which is not there.")
+        raise ValueError(f"--source {name} is a link to {os.readlink(path)}, which does not exist.")
     else:
         matches = sorted(glob.glob(name, recursive=True))
         for match in matches:
@@ -155,7 +155,7 @@ def _check_once(sources: Sequence[Source]) -> None:
     for source in sources:
         identity = source.path.resolve() if isinstance(source, FileSource) else source.name
         if identity in seen:
-            raise ValueError(f"--source: {source.name} is named twice; its documents would count double.")
+            raise ValueError(f"--source: {source.name} is named twice; its documents would be read twice.")
         seen.add(identity)
 
 

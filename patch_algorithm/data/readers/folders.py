@@ -49,7 +49,7 @@ def sources_below(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     for path in _files(folder):
         if path.is_symlink() and not path.exists():
             raise ValueError(
-                f"--source {folder}: {path} is a link to {os.readlink(path)}, which is not there."
+                f"--source {folder}: {path} is a link to {os.readlink(path)}, which does not exist."
             )
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             beside.append(path)

@@ -113,9 +113,9 @@ class TokenizerSpec:
             token = str(self.tokenizer.convert_ids_to_tokens(token_id))
             if any(token_id in ids for ids in encoder.encode([token, f" a {token} b", f"a{token}b"])):
                 raise ValueError(
-                    f"the tokenizer {self.name!r} reads {token!r} in a text as its special token whatever it "
-                    "is told, so that a document that mentions it would seem to end or begin there. Convert "
-                    "with --special-tokens allow to accept that, or use another tokenizer."
+                    f"the tokenizer {self.name!r} always reads {token!r} in a text as its special "
+                    "token, so a document that mentions it would seem to end or begin there. Convert with "
+                    "--special-tokens allow to accept that, or use another tokenizer."
                 )
 
 
@@ -145,8 +145,8 @@ def load_tokenizer(name_or_dir: str) -> TokenizerSpec:
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
-            f"the tokenizer {name_or_dir!r} is a {type(tokenizer).__name__}, in Python; a fast one (with a "
-            "tokenizer.json) is needed: load it once with from_slow=True and save it."
+            f"the tokenizer {name_or_dir!r} is a slow one in Python ({type(tokenizer).__name__}); a fast "
+            "one (with a tokenizer.json) is needed: load it once with from_slow=True and save it."
         )
     _check_backend(tokenizer, name_or_dir)
     return TokenizerSpec(
@@ -261,8 +261,8 @@ def _check_backend(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if model.get("dropout"):
         raise ValueError(
-            f"the tokenizer {name!r} draws its merges at random (dropout {model['dropout']}); remove the "
-            "dropout from its tokenizer.json, or the same text would have other ids each time."
+            f"the tokenizer {name!r} drops merges at random (dropout {model['dropout']}), so the same text "
+            "would get different ids each time; remove the dropout from its tokenizer.json."
         )
     expected = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if tokenizer.backend_tokenizer.encode(PROBE, add_special_tokens=False).ids != expected:

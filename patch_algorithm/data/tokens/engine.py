@@ -75,7 +75,7 @@ def choose_engine(
         size: Bytes to read, if that is known.
 
     Raises:
-        ValueError: If ``fast`` is asked for and cannot be had.
+        ValueError: If ``fast`` is asked for and not available.
     """
     plain = EngineChoice(replace(spec, engine="tokenizers"), f"tokenizers {metadata.version('tokenizers')}")
     if asked == "tokenizers":
@@ -148,7 +148,7 @@ def _try(spec: EncodingSpec) -> int | str:
         return f"{_PACKAGE} is not installed; `pip install 'patch-algorithm[fast]'` installs it."
     # What it cannot read it refuses with errors of several kinds, down to Exception itself.
     except Exception as error:
-        return f"{_PACKAGE} does not read this tokenizer ({error})."
+        return f"{_PACKAGE} cannot load this tokenizer ({error})."
     texts = probes(spec.tokenizer_json)
     exact = Encoder(replace(spec, eos_id=None, bos_id=None, dtype="uint32"))
     for text, ids, others in zip(texts, exact.encode(texts), fast(texts), strict=True):

@@ -85,7 +85,7 @@ def _vocabulary_differences(there: Mapping[str, int], here: Mapping[str, int]) -
 def _part_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
     for part in ("normalizer", "pre_tokenizer"):
         if there.get(part) != here.get(part):
-            yield f"its {part.replace('_', '-')} is another one"
+            yield f"its {part.replace('_', '-')} differs"
     for name in sorted({*there["model"], *here["model"]} - {"vocab"}):
         if there["model"].get(name) != here["model"].get(name):
             yield f"the {name} of its model differ" if name == "merges" else f"its model has another {name}"
@@ -95,7 +95,7 @@ def _part_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iter
     for token in here["added_tokens"]:
         own = known.get(token["content"], token)
         if own != token and own["id"] == token["id"]:
-            yield f"the added token {token['content']!r} is matched in another way"
+            yield f"the added token {token['content']!r} is matched differently"
 
 
 def _probe_differences(written: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

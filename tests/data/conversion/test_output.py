@@ -21,7 +21,7 @@ def test_a_finished_dataset_is_not_overwritten(
     converted: Path, pile: list[Path], tokenizer: Path, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(converted, tmp_path / "out"))
-    with pytest.raises(ValueError, match="is a finished dataset already; add --overwrite"):
+    with pytest.raises(ValueError, match="already holds a finished dataset; add --overwrite"):
         run(pile, tokenizer, out)
     assert files(out) == files(converted)
 
@@ -82,7 +82,7 @@ def test_two_conversions_do_not_share_a_folder(pile: list[Path], tokenizer: Path
     partial(out).mkdir()
     with (
         WorkDir(partial(out), "uint16").locked(),
-        pytest.raises(ConversionError, match="another conversion is at work"),
+        pytest.raises(ConversionError, match="another conversion is running"),
     ):
         run(pile, tokenizer, out)
     run(pile, tokenizer, out)
@@ -110,9 +110,9 @@ def test_a_work_folder_in_which_something_else_is(
     monkeypatch.chdir(home)
     before = files(home)
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="where something else is; name a folder"):
+        with pytest.raises(ValueError, match="but that holds something else; name an empty"):
             run([source], tokenizer, tmp_path / "out", work_dir=".", overwrite=overwrite)
-        with pytest.raises(ValueError, match="where something else is; name a folder"):
+        with pytest.raises(ValueError, match="but that holds something else; name an empty"):
             run([source], tokenizer, tmp_path / "out", work_dir=str(source), overwrite=overwrite)
     assert files(home) == before
     # What comes there afterwards is left as well.
@@ -134,7 +134,7 @@ def test_a_work_folder_and_an_output_within_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="lie one within the other"):
+    with pytest.raises(ValueError, match="is inside the other"):
         run(pile, tokenizer, Path(out), work_dir=work)
     assert not any(tmp_path.iterdir())
 
@@ -161,7 +161,7 @@ def test_a_linked_work_folder_is_left_standing(pile: list[Path], tokenizer: Path
     assert (tmp_path / "out" / "dataset.json").is_file()
     assert link.is_dir()
     assert not any(link.iterdir())
-    with pytest.raises(ValueError, match="is a finished dataset already"):
+    with pytest.raises(ValueError, match="already holds a finished dataset"):
         run(pile, tokenizer, tmp_path / "out", work_dir=str(link))
 
 
@@ -177,7 +177,7 @@ def test_what_appears_during_the_conversion_is_left(
 ) -> None:
     out, second = tmp_path / "out", {"work_dir": str(tmp_path / "second"), "row_tokens": 64}
     appearing(monkeypatch, lambda: run(pile[:1], tokenizer, out, **second))
-    with pytest.raises(ConversionError, match=r"is a finished dataset already.* repeat the command"):
+    with pytest.raises(ConversionError, match=r"already holds a finished dataset.* repeat the command"):
         run(pile, tokenizer, out)
     assert DatasetInfo.read(out).row_tokens == {"train": 64}
     report = run(pile, tokenizer, out, overwrite=True)

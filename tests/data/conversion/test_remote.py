@@ -65,7 +65,7 @@ def test_the_same_objects_as_files(
     run(pile, tokenizer, "whole", workers=2)
     assert objects(store, "whole") == local
     assert list(work.iterdir()) == []
-    with pytest.raises(ValueError, match=r"s3://rows/whole is a finished dataset already"):
+    with pytest.raises(ValueError, match=r"s3://rows/whole already holds a finished dataset"):
         run(pile, tokenizer, "whole")
     assert list(work.iterdir()) == []
 
@@ -210,7 +210,7 @@ def test_the_later_of_two_conversions_does_not_replace_the_earlier(
         return total_up(*args)
 
     monkeypatch.setattr(conversion, "total_up", hooked)
-    with pytest.raises(ConversionError, match=r"is a finished dataset already.* repeat the command"):
+    with pytest.raises(ConversionError, match=r"already holds a finished dataset.* repeat the command"):
         run(pile, tokenizer, "both")
     assert len(DatasetInfo.read(f"s3://{BUCKET}/both").sources) == 1
     assert run(pile, tokenizer, "both", overwrite=True) == 0

@@ -77,7 +77,7 @@ def test_killed_at_the_very_last_moment(
     conversion = options(pile, tokenizer, out, val_fraction=0.1)
     assert in_child(conversion, kill_at=changes - 1)[0] == -signal.SIGKILL
     assert partial(out).exists()
-    with pytest.raises(ValueError, match="is a finished dataset already"):
+    with pytest.raises(ValueError, match="already holds a finished dataset"):
         run(pile, tokenizer, out, val_fraction=0.1)
     assert not partial(out).exists()
     assert files(out) == files(converted)

@@ -199,7 +199,7 @@ def test_a_description_with_other_values_is_refused(
         inner = inner[step]
     inner[path[-1]] = value
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"{tmp_path}: dataset.json is not one of a converted data set"):
+    with pytest.raises(ValueError, match=f"{tmp_path}: dataset.json is not that of a converted dataset"):
         inspect_dataset(tmp_path)
 
 

@@ -93,8 +93,8 @@ def test_weights_are_the_shares_of_the_rows(
     with caplog.at_level(logging.INFO):
         found = drawn(tokenizer, data, components=asked, epoch_size=500, shuffle=True)
     assert found == {"ArXiv": 300, "Github": 100, "house": 100}
-    assert "not in this data set, their share goes to the others: Books3" in caplog.text
-    assert "in this data set and not used: PubMed Central" in caplog.text
+    assert "not in this dataset, so their share goes to the others: Books3" in caplog.text
+    assert "in this dataset but not used: PubMed Central" in caplog.text
     assert "train_loader.dataset (ArXiv): 60.00 % of the rows, 5.00 passes an epoch" in caplog.text
 
 

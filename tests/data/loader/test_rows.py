@@ -193,7 +193,7 @@ def test_ids_beyond_the_vocabulary_are_refused(tokenizer: PreTrainedTokenizerFas
     write_stream(tmp_path / "train", rows)
     with pytest.warns(UserWarning, match=UNCHECKED):
         loader = build(tokenizer, 1, local=str(tmp_path), max_seq_len=8).dataloader
-    with pytest.raises(ValueError, match=r"ids from \d+ to 96, and the largest id of the tokenizer is 95"):
+    with pytest.raises(ValueError, match=r"ids from \d+ to 96, but the largest id of the tokenizer is 95"):
         list(loader)
 
 
@@ -217,7 +217,7 @@ def test_streams_of_different_lengths_are_refused(
         ({"max_seq_len": True}, "max_seq_len is True"),
         ({"split": "test"}, r"eval_loader\.dataset\.split is 'test'; .* has train, val"),
         ({"split": None}, "split is None; .* has train, val"),
-        ({"local": None}, "needs either streams, or local or remote or both of these. It has split"),
+        ({"local": None}, "needs either streams, or local or remote or both. It has split"),
         ({"local": "missing"}, "local: there is no folder missing"),
         ({"streams": {"a": {"local": "x"}}}, "It has streams, local, split"),
         ({"validate_hash": "sha512"}, "validate_hash is 'sha512'; the index of the data set has sha1"),

@@ -101,7 +101,7 @@ def test_another_end_of_text_is_refused(corpus: Path, data: Path) -> None:
     # The ids of text are the same, as with the base and the chat form of a model's tokenizer.
     same = load(corpus)
     same.eos_token = same.pad_token
-    with pytest.raises(ValueError, match=r"have the EOS token 94, and that of the run's tokenizer .* is 95"):
+    with pytest.raises(ValueError, match=r"use the EOS token 94, but that of the run's tokenizer .* is 95"):
         build(same, local=str(data), max_seq_len=8)
 
 

@@ -219,5 +219,5 @@ def test_splits_are_converted_as_named(tokenizer: Path, tmp_path: Path) -> None:
     assert counted == {"train": 120, "val": 40, "test": 20}
     assert {s.path: s.row_tokens for s in report.info.streams} == {"test": 8, "train": 32, "val": 8}
     assert "3 sources were read" in str(report)
-    with pytest.raises(ValueError, match="there are sources for the split val already"):
+    with pytest.raises(ValueError, match="some sources are already in the split val"):
         run([tmp_path / "in"], tokenizer, tmp_path / "out2", val_fraction=0.1)

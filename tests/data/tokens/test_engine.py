@@ -58,7 +58,7 @@ def test_one_that_is_not_there_or_cannot_read_is_not(
 
     monkeypatch.setattr(stand, "from_json_str", unread)
     assert choose_engine(spec()).reason == (
-        "fastokens does not read this tokenizer (unsupported model: Unigram)."
+        "fastokens cannot load this tokenizer (unsupported model: Unigram)."
     )
     monkeypatch.setitem(sys.modules, "fastokens", None)
     assert "pip install 'patch-algorithm[fast]'" in (choose_engine(spec()).reason or "")
