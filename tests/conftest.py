@@ -20,7 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 NUMBERS_OF_A_WORKER = 2000
-"""More data sets than streaming opens in one session of tests."""
+"""More datasets than streaming opens in one session of tests."""
 
 # Property tests try the same examples on every machine and in every run.
 settings.register_profile("patch_algorithm", deadline=None, derandomize=True, max_examples=40)
@@ -37,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def enough_file_descriptors() -> None:
-    """Every data set of streaming keeps a dozen open until its process ends."""
+    """Every dataset of streaming keeps a dozen open until its process ends."""
     if sys.platform != "win32":
         import resource
 
@@ -65,8 +65,8 @@ def own_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def stepped_over_shared_memory(own_temporary_directory: Path) -> None:
     """Lets streaming step over shared memory that is there already.
 
-    Of every number without a lock file each new data set opens all the memory, and never closes it: that
-    of killed processes, and that of all data sets before it. A session soon runs out of file
+    Of every number without a lock file each new dataset opens all the memory, and never closes it: that
+    of killed processes, and that of all datasets before it. A session soon runs out of file
     descriptors.
     """
     for left in Path("/dev/shm").glob("[0-9]*_locals"):

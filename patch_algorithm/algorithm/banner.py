@@ -26,7 +26,7 @@ def banner(
 
     Args:
         plan: What the run has settled on.
-        T: Raw tokens in a row of the data set.
+        T: Raw tokens in a row of the dataset.
         stage: The stage that the run is, or starts, in.
         end: The run's ``max_duration``.
         now: The trainer's clock; ``None`` for a run that starts.

@@ -90,7 +90,7 @@ def _of_optimizer(optimizer: Optimizer) -> list[Finding]:
 
 def _rows(state: State, plan: StagePlan, context: int | None, rehearsed: bool) -> list[Finding]:
     dataset = getattr(state.dataloader, "dataset", None)
-    # llm-foundry's data sets of tokens have this name for it. Of others the banner tells at the first batch.
+    # llm-foundry's datasets of tokens have this name for it. Of others the banner tells at the first batch.
     T = getattr(dataset, "max_seq_len", None)
     L = plan.seq_len or context
     if not is_whole(T) or L is None:

@@ -141,9 +141,9 @@ def require_trust(export: ExportFolder, trusted: bool) -> None:
     """
     if export.own_code and not trusted:
         raise ValueError(
-            f"{export.path} brings its model as Python code ({', '.join(export.own_code)}), which loading it "
-            "runs. If you made this export, or have read the code, add --trust-remote-code; whoever loads it "
-            "has to do the same."
+            f"{export.path} brings its model as Python code ({', '.join(export.own_code)}), which runs when "
+            "it is loaded. If you made this export, or have read the code, add --trust-remote-code. "
+            "Everybody who loads it has to do the same."
         )
 
 
@@ -156,7 +156,7 @@ def require_fitting_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTra
     rows, largest = embedding_rows(model), largest_id(tokenizer)
     if largest >= rows:
         raise ValueError(
-            f"The export's tokenizer is not the model's: its ids go up to {largest:,}, and the model has "
+            f"The export's tokenizer is not the model's: its ids go up to {largest:,}, but the model has "
             f"{rows:,} embeddings. Put the files of the run's tokenizer into the export."
         )
 

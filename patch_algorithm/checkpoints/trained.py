@@ -48,7 +48,7 @@ def read_checkpoint(path: str) -> Trained:
     state = read_state(path)
     saved = (state["integrations"] or {}).get("huggingface")
     if not saved or "config" not in saved.get("model", {}):
-        raise ValueError(f"The checkpoint {path} is not of a model that Hugging Face's format can hold.")
+        raise ValueError(f"The checkpoint {path} holds a model that Hugging Face's format does not support.")
     model = _model(path, saved["model"]["config"])
     weights = {name.removeprefix("model."): tensor for name, tensor in state["model"].items()}
     try:
@@ -70,7 +70,7 @@ def _model(path: str, saved: Mapping[str, Any]) -> PreTrainedModel:
     made: Any = next((getattr(place, name) for place in (transformers, mpt) if hasattr(place, name)), None)
     if not isinstance(made, type) or not issubclass(made, PreTrainedModel):
         raise ValueError(
-            f"The checkpoint {path} is of {saved['class']}, which is neither a model of transformers nor "
+            f"The checkpoint {path} holds a {saved['class']}, which is neither a model of transformers nor "
             "llm-foundry's MPT. Adapters (PEFT) have to be merged into their model first."
         )
     content = dict(saved["content"])

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the run that it is of: stages, raw tokens, compute."""
+"""What a checkpoint says of its run: stages, raw tokens, compute."""
 
 from __future__ import annotations
 

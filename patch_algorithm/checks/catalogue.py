@@ -81,7 +81,7 @@ eval-rows-beyond-context   error    Evaluation rows longer than the model's cont
 rows-cut-short             error    Rows on disk longer than the loader reads; the rest of each is lost.
 rows-shorter-than-asked    error    Rows on disk shorter than `max_seq_len` says.
 eval-rows-cut-short        warning  Rows on disk longer than an eval loader of llm-foundry reads.
-data-missing               error    No data set in the folder that a loader names.
+data-missing               error    No dataset in the folder that a loader names.
 data-damaged               error    A description or an index that cannot be read.
 tokenizer-not-found        error    A tokenizer path that does not exist, or a folder without a tokenizer.
 tokenizer-not-the-datas    error    The run's tokenizer is not the one that the data was written with.

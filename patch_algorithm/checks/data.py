@@ -26,7 +26,7 @@ class LoaderFacts:
     """A loader and what is on disk for it.
 
     Attributes:
-        key: The key of its data set.
+        key: The key of its dataset.
         name: Its name in llm-foundry's registry.
         is_train: Whether the run trains on it.
         asked: The length of rows that it gives, ``max_seq_len``.
@@ -55,7 +55,7 @@ def check_loader(loader: LoaderFacts) -> list[Finding]:
             finding(
                 "data-damaged",
                 f"{loader.key}: {loader.fault}",
-                "The loader cannot read this data set.",
+                "The loader cannot read this dataset.",
                 "Restore the file, or convert the data again.",
             )
         ]
@@ -71,7 +71,7 @@ def check_loader(loader: LoaderFacts) -> list[Finding]:
 def _missing(loader: LoaderFacts, folder: str) -> Finding:
     return finding(
         "data-missing",
-        f"{loader.key}: there is no data set in {folder}.",
+        f"{loader.key}: there is no dataset in {folder}.",
         "The run will stop when it builds the loader.",
         "Convert text with `patch-level data convert --out ...`, or correct local and split.",
     )
@@ -136,7 +136,7 @@ def check_components(train: LoaderFacts, evals: list[LoaderFacts]) -> list[Findi
                 f"{len(train.components)} components.",
                 "A component's loss can differ by more than a nat from that of the mixture, and hides what "
                 "happens to the others.",
-                "Name the data set's own folder in local and let the loader pile read the split of all "
+                "Name the dataset's own folder in local and let the loader pile read the split of all "
                 "components, or add an eval loader for each.",
             )
         )
@@ -211,7 +211,7 @@ def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
                 f"{tokenizer.data_name!r}, another tokenizer: {'; '.join(tokenizer.differences)}.",
                 "This tokenizer gives the data's ids other meanings, or none. llm-foundry's loader "
                 "trains on them silently; the loader pile refuses.",
-                "Set tokenizer.name to the folder `tokenizer` of the data set, or convert the data again.",
+                "Set tokenizer.name to the folder `tokenizer` of the dataset, or convert the data again.",
             )
         ]
     if tokenizer.name == tokenizer.data_name:

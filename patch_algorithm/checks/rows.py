@@ -82,7 +82,7 @@ def check_eval_rows(key: str, eval_tokens: int | None, context: int | None) -> l
     """Checks the rows of an eval loader, which are not cut, against the model's context.
 
     Args:
-        key: The key of the loader's data set.
+        key: The key of the loader's dataset.
         eval_tokens: Its ``max_seq_len``.
         context: The model's context; ``None`` if not known.
     """

@@ -1,4 +1,4 @@
-"""Telling the user something once per job: what happens, and what to look at."""
+"""Messages to the user, once per job: what happens, and what to look at."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = logging.getLogger("patch_algorithm")
 
 
 def announce(text: str) -> None:
-    """Tells the user something once per job, wherever logging is set up or not.
+    """Tells the user something once per job, whether logging is set up or not.
 
-    llm-foundry raises the level of its own loggers only, so that what a plugin logs at INFO is never
-    seen; a run's stages are worth a line on standard error.
+    llm-foundry raises the level of only its own loggers, so what a plugin logs at INFO is never seen. A
+    run's stages are worth a line on standard error.
     """
     if dist.get_global_rank() != 0:
         return

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["write_atomically", "write_whole"]
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file beside itself and renames it."""
+    """Writes a small file under a temporary name and renames it."""
     aside = path.with_name(f".{path.name}.partial")
     with aside.open("w", encoding="utf-8") as out:
         out.write(text)

@@ -39,7 +39,7 @@ class StepSums:
         return cls._of_trainers[state]
 
     def put(self, name: str, numbers: Tensor | Sequence[float]) -> None:
-        """Gives numbers of this rank, in the place of those of the same name that nobody has taken.
+        """Adds numbers of this rank; they replace those of the same name that were not taken.
 
         Args:
             name: Whose they are.

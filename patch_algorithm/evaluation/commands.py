@@ -47,7 +47,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="Text (.txt, .jsonl, .parquet) for paper; a converted data set for pile; for zero-shot a "
+            help="Text (.txt, .jsonl, .parquet) for paper; a converted dataset for pile; for zero-shot a "
             "folder with piqa.jsonl and others.",
             rich_help_panel=_TEXT,
         ),
@@ -69,7 +69,7 @@ def evaluate(
         typer.Option(help="Tokens from one window to the next. [default: a window]", rich_help_panel=_TEXT),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="The split of a converted data set.", rich_help_panel=_TEXT)
+        str, typer.Option(help="The split of a converted dataset.", rich_help_panel=_TEXT)
     ] = "val",
     tasks: Annotated[
         str | None,
@@ -81,7 +81,7 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Score the first items of each task only.", rich_help_panel=_TASKS),
+        typer.Option(min=1, help="Score only the first items of each task.", rich_help_panel=_TASKS),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Windows at once.", rich_help_panel=MODEL)] = 4,
     trust_remote_code: TrustRemoteCode = False,
@@ -101,12 +101,12 @@ def evaluate(
 ) -> None:
     """Measure a trained model: perplexity and bits per byte of text, or accuracy in zero-shot tasks.
 
-    Or compare two results. Runs on a GPU where there is one.
+    Or compare two results. Runs on a GPU if there is one.
     """
     with errors_as_exit_codes("eval"):
         if compare is not None:
             if model is not None or data is not None or out is not None:
-                raise ValueError("--compare takes two results, and no model, --data or --out.")
+                raise ValueError("--compare takes two results, without a model, --data or --out.")
             _compare(*compare, as_json)
             return
         _check(model, data, preset, out)
@@ -148,7 +148,7 @@ def _check_options(preset: str, tasks: str | None, limit: int | None, stride: in
     if given and not zero_shot:
         raise ValueError(f"{' and '.join(given)} are for --preset zero-shot.")
     if zero_shot and stride is not None:
-        raise ValueError("--stride is not for --preset zero-shot, where each text is read alone.")
+        raise ValueError("--stride does not apply to --preset zero-shot, which reads each text by itself.")
 
 
 def _names(tasks: str | None) -> list[str]:

@@ -44,13 +44,13 @@ def evaluate(
 
     Args:
         path: An export or a checkpoint.
-        data: Text for ``paper``, a converted data set for ``pile``, a folder of tasks for ``zero-shot``.
+        data: Text for ``paper``, a converted dataset for ``pile``, a folder of tasks for ``zero-shot``.
         preset: ``paper``, ``pile`` or ``zero-shot``.
         names: The tasks; by default all that ``data`` has.
         limit: Items of each task; all by default.
         seq_len: Tokens of a window; the model's context by default.
         stride: Tokens from one window to the next; ``seq_len`` by default.
-        split: The split of a converted data set.
+        split: The split of a converted dataset.
         batch: Windows at once.
         trust_remote_code: Whether Python code in an export may be run.
 
@@ -129,7 +129,7 @@ def _notes(
             notes.append(f"Only the first {limit:,} items of each task were scored.")
         notes += [
             f"{count:,} of {len(one.prompts):,} items of {one.task.name} are longer than {context:,} tokens; "
-            "of these the beginning was not read."
+            "their beginning was not read."
             for one in chosen
             if (count := _longer(subject, one, context))
         ]

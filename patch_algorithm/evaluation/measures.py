@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte of a model on documents, and on rows of a converted data set."""
+"""Loss, perplexity and bits per byte of a model on documents, and on rows of a converted dataset."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ class Measure:
 def measure_documents(
     subject: Evaluated, documents: Documents, *, context: int, stride: int, batch: int = 4
 ) -> tuple[Measure, Measure]:
-    """Measures in windows over all documents joined, and in each document alone.
+    """Measures in windows over all documents joined, and in each document by itself.
 
-    One beginning-of-text token, or the end-of-text token where the tokenizer has no other, stands before each
-    document. It is read and never scored.
+    Each document is preceded by a beginning-of-text token, or by the end-of-text token if the tokenizer has
+    no other. It is read and never scored.
 
     Args:
         subject: The model.
@@ -138,7 +138,7 @@ def measure_documents(
 def measure_components(
     subject: Evaluated, folder: str, split: str, *, context: int, stride: int, batch: int = 4
 ) -> list[Measure]:
-    """Measures on the rows of each component of a converted data set, in windows over each row.
+    """Measures on the rows of each component of a converted dataset, in windows over each row.
 
     Args:
         subject: The model.
@@ -154,7 +154,7 @@ def measure_components(
     info = DatasetInfo.read(folder)
     if differing := tokenizer_differences(info, folder, subject.tokenizer):
         raise ValueError(
-            f"The data in {folder} was written with another tokenizer ({info.tokenizer.name}) than that of "
+            f"The data in {folder} was written with another tokenizer ({info.tokenizer.name}) than "
             f"{subject.path}: {'; '.join(differing)}."
         )
     measures = []
@@ -176,7 +176,7 @@ def _streams(info: DatasetInfo, folder: str, split: str) -> list[tuple[StreamInf
     known = [name for name, counts in info.components.items() if split in counts]
     if any(stream.component is None for stream in streams) and len(known) != 1:
         raise ValueError(
-            f"The rows in {folder} are of several components mixed ({', '.join(known) or 'unknown ones'}). "
+            f"The rows in {folder} mix several components ({', '.join(known) or 'unknown ones'}). "
             "Convert the data with --split-by-component."
         )
     return [(stream, stream.component or known[0]) for stream in streams]

@@ -35,8 +35,8 @@ def require_no_card(folder: Path, overwrite: bool) -> None:
 def read_results(path: Path) -> Results:
     """Reads what `patch-level eval --out` has written, or results in the form of lm-evaluation-harness.
 
-    That is ``{"results": {task: {measure: number}}}``. There a measure may have a filter behind a comma, as
-    in ``acc_norm,none``. What is no number is left out, and standard errors are put behind their values.
+    That is ``{"results": {task: {measure: number}}}``, where a measure may have a filter after a comma, as
+    in ``acc_norm,none``. Values that are not numbers are left out; standard errors follow their values.
 
     Raises:
         ValueError: If the file is not of that form.

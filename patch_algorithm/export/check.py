@@ -1,4 +1,4 @@
-"""Everything that is checked of an export, and what can be mended in it."""
+"""All checks of an export, and the fixes that can be made in it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ExportReport:
         checkpoint: The checkpoint that it was compared with.
         training: What that says of the run.
         comparison: Export against checkpoint.
-        changes: What was mended before.
+        changes: What was fixed before.
     """
 
     export: ExportFolder
@@ -137,7 +137,7 @@ def check_export(
         config: The run's YAML.
         force: Also if the checkpoint's last step was on patches.
         trust_remote_code: Whether Python code in the folder may be run.
-        changes: What was mended before, for the report.
+        changes: What was fixed before, for the report.
 
     Raises:
         ValueError: If one of them is missing or damaged, or they do not belong together.
@@ -176,10 +176,10 @@ def check_export(
 
 
 def mend(report: ExportReport) -> tuple[str, ...]:
-    """Mends in the folder what can be mended, and says what was changed.
+    """Fixes in the folder what can be fixed, and says what was changed.
 
     Raises:
-        ValueError: If a file is not as expected; what was mended before stays.
+        ValueError: If a file is not as expected; earlier fixes stay.
     """
     found, changes = {one.id for one in report.findings}, []
     if "export-misread" in found:
@@ -214,7 +214,7 @@ def _check_training(trained: Trained | None, run: RunFile | None, force: bool) -
     if planned is not None and str(planned) != str(stages):
         yield finding(
             "export-other-run",
-            f"By its configuration the run has {run.plan if run else None}, by its checkpoint "
+            f"By the configuration the run has {run.plan if run else None}, by the checkpoint "
             f"{training.plan or 'no patch stage'}.",
             "The configuration may be of another run; a card would name its data.",
             "Give the configuration that the run was started with, overrides included.",
@@ -246,7 +246,7 @@ def _check_loading(loaded: Loaded) -> Iterator[Finding]:
         (
             loaded.missing,
             "weights of the model are not in the files",
-            "transformers makes them up at random.",
+            "transformers initializes them at random.",
         ),
         (
             loaded.unused,
@@ -264,7 +264,7 @@ def _check_reading(export: ExportFolder, loaded: Loaded, ids_BT: Any) -> Iterato
         yield finding(
             "export-misread",
             f"Without trust_remote_code=True transformers loads its own {found.class_name}: "
-            f"{found.parameters:,} parameters in place of {parameters(loaded.model):,}, {found.unused} "
+            f"{found.parameters:,} parameters instead of {parameters(loaded.model):,}, {found.unused} "
             f"weights left out, logits that differ by up to {found.largest_difference:.2g}.",
             f"It does not warn, because it knows the model_type {export.model_type!r}.",
             "--fix gives the export a model_type that transformers does not know, so that such a load is "

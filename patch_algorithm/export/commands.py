@@ -40,7 +40,7 @@ def check_export(
         str | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="The Composer checkpoint that the export is of, full or sharded.",
+            help="The Composer checkpoint that the export was made from, full or sharded.",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -54,15 +54,15 @@ def check_export(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also if the last step was on patches.", rich_help_panel=_RUN),
+        typer.Option("--force", help="Check even if the last step was on patches.", rich_help_panel=_RUN),
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
     fix: Annotated[
         bool,
         typer.Option(
             "--fix",
-            help="Change in the folder what can be corrected: model_type, the tokenizer's context, the end "
-            "of a text.",
+            help="Fix what can be fixed in the folder: model_type, the tokenizer's context, the end-of-text "
+            "token.",
             rich_help_panel=_EXPORT,
         ),
     ] = False,
@@ -70,8 +70,8 @@ def check_export(
         bool,
         typer.Option(
             "--card",
-            help="Write a model card, README.md, into the folder, if no error was found. Needs --checkpoint "
-            "or --config.",
+            help="Write a model card, README.md, into the folder if no error is found. Needs --checkpoint or "
+            "--config.",
             rich_help_panel=_CARD,
         ),
     ] = False,
@@ -88,9 +88,9 @@ def check_export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that an exported folder is the model that was trained, and loads as it.
+    """Check that an exported folder holds the model that was trained, and loads as that model.
 
-    Loads it in plain transformers; with --checkpoint its weights and logits are compared. Nothing is changed
+    Loads it in plain transformers. With --checkpoint, weights and logits are compared. Nothing is changed
     without --fix or --card.
     """
     with errors_as_exit_codes("check-export"):
@@ -125,7 +125,7 @@ def check_export(
             width = min(shutil.get_terminal_size().columns, 110)
             typer.echo(f"{report.to_text()}\n\n{rendering.as_report(report.findings, width)}")
         if card and failed:
-            typer.echo("No card was written: errors first.", err=True)
+            typer.echo("No card was written: fix the errors first.", err=True)
         elif card:
             run = None if config is None else RunFile.read(config)
             typer.echo(f"Written: {write_card(folder, render_card(report, run, measured))}", err=True)

@@ -90,6 +90,6 @@ def _require_same_shapes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor
         name = other[0]
         raise ValueError(
             f"The export is not of this checkpoint: {len(other)} of their weights have another shape or are "
-            f"in one of them only, such as {name}, {here.get(name, 'none')} in the export and "
+            f"in only one of them, such as {name}, {here.get(name, 'none')} in the export and "
             f"{there.get(name, 'none')} in the checkpoint."
         )

@@ -1,9 +1,9 @@
 """Exports with code of their own that transformers, not allowed to run it, loads as another model.
 
 transformers looks up ``model_type`` among its own architectures. llm-foundry's MPT says ``mpt``, which is
-there, too: the MPT of 2023, with ALiBi and without biases. So a load without ``trust_remote_code=True`` gives
-a model that lacks weights and has other positions, without a word. A ``model_type`` that transformers does
-not have makes such a load an error, which asks for ``trust_remote_code=True``.
+there, too: the MPT of 2023, with ALiBi and without biases. So a load without ``trust_remote_code=True``
+silently gives a model that lacks weights and has other positions. With a ``model_type`` that transformers
+does not know, such a load is an error that asks for ``trust_remote_code=True``.
 """
 
 from __future__ import annotations

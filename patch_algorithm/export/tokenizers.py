@@ -42,7 +42,7 @@ def require_checkpoints_tokenizer(
         same = fingerprint(fast[0]) == fingerprint(fast[1])
     if not same:
         raise ValueError(
-            "The export's tokenizer is not the one in the checkpoint, so that texts would get other ids. Put "
+            "The export's tokenizer is not the one in the checkpoint, so texts would get other ids. Put "
             "the files of the run's tokenizer into the export."
         )
 
@@ -65,13 +65,13 @@ def require_datas_tokenizer(
 def check_tokenizer(
     export: ExportFolder, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Iterator[Finding]:
-    """What of the tokenizer will mislead those who evaluate the model or generate with it."""
+    """What in the tokenizer misleads evaluation or generation."""
     context, stated = export.context, tokenizer.model_max_length
     if context is not None and stated != context:
         said = "no length" if stated >= VERY_LARGE_INTEGER else f"{stated:,} tokens"
         yield finding(
             "export-context",
-            f"{TOKENIZER_CONFIG} states {said} (model_max_length); the model's context is {context:,}.",
+            f"{TOKENIZER_CONFIG} states {said} (model_max_length), but the model's context is {context:,}.",
             "Evaluation harnesses and pipelines cut texts to that length; beyond its context the model was "
             "never trained.",
             "--fix writes the model's context. In the run, set tokenizer.kwargs.model_max_length to L, "
@@ -83,8 +83,9 @@ def check_tokenizer(
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in known:
         yield finding(
             "export-end-of-text",
-            f"generate() stops at the id {ends}, and the tokenizer ends a text by {tokenizer.eos_token_id}.",
-            "Generation goes on after the end of the text.",
+            f"generate() stops at the id {ends}, but the tokenizer ends a text with "
+            f"{tokenizer.eos_token_id}.",
+            "Generation continues after the end of the text.",
             f"--fix writes it to {_GENERATION_CONFIG}.",
         )
 

@@ -1,4 +1,4 @@
-"""What a run has cost and learnt, stage by stage: plain numbers, as many after a month as after an hour."""
+"""What a run has cost and learned, stage by stage: plain numbers, as many after a month as after an hour."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class EvalRecord:
 
 @dataclass
 class StageRecord:
-    """What one stage has cost and learnt so far.
+    """What one stage has cost and learned so far.
 
     Attributes:
         index: Which stage of the run.

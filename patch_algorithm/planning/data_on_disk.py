@@ -24,7 +24,7 @@ class DataOnDisk:
         folder: Where the shards, or the folders of all components, lie.
         rows: Rows.
         row_tokens: Tokens in a row; ``None`` where neither description nor index say it.
-        info: The ``dataset.json`` of a data set that ``patch-level data convert`` wrote.
+        info: The ``dataset.json`` of a dataset that ``patch-level data convert`` wrote.
         info_folder: The folder that it lies in; empty where there is none.
         components: Names of the components whose rows these are; empty where they are not told apart.
     """
@@ -43,12 +43,12 @@ class DataOnDisk:
 
 
 def id_count(info: DatasetInfo, folder: str) -> int:
-    """How many entries an embedding needs for the ids of a data set: the largest id and one.
+    """How many entries an embedding needs for the ids of a dataset: the largest id and one.
 
     Where ids have holes that is more than the tokenizer's entries.
 
     Args:
-        info: The data set's description.
+        info: The dataset's description.
         folder: The folder that it lies in; where no tokenizer is in it, its entries are counted.
     """
     from tokenizers import Tokenizer
@@ -65,7 +65,7 @@ def id_count(info: DatasetInfo, folder: str) -> int:
 
 
 def find_data(local: str | None, remote: str | None, split: str | None) -> DataOnDisk | None:
-    """Looks for a data set that can be read without a network.
+    """Looks for a dataset that can be read without a network.
 
     Args:
         local: The loader's ``local``.

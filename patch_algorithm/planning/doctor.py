@@ -228,7 +228,7 @@ def _not_read(run: RunFile) -> list[Finding]:
     streams = [
         skipped(
             "data-missing",
-            f"Rows and tokens were not checked: {loader.dataset.key}.streams names data sets, which are not "
+            f"Rows and tokens were not checked: {loader.dataset.key}.streams names datasets, which are not "
             "read here.",
         )
         for loader in (run.train_loader, *run.eval_loaders)

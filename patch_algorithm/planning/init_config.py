@@ -36,7 +36,7 @@ class InitOptions:
     Attributes:
         k: Tokens per patch; ``None`` for the file's, or 4.
         ratio: The share of the run that is trained in patches; ``None`` for the file's, or 2/3.
-        data: The folder or URL of a converted data set; ``None`` to keep the data of the stock file.
+        data: The folder or URL of a converted dataset; ``None`` to keep the data of the stock file.
         per_stage: Whether each stage gets the stock file's schedule, and the optimizer is reset between them,
             as in the paper; otherwise one warm-up, plateau and decay.
     """
@@ -169,9 +169,9 @@ def _rows(document: Document, data: str | None, info: DatasetInfo | None, k: int
         loaders.append(("eval_loader", "val" if "val" in info.row_tokens else "train"))
     for loader, split in loaders:
         document.set((loader, "name"), "pile", "checks rows and tokenizer before the first step")
-        document.set((loader, "dataset", "local"), data, "the converted data set")
+        document.set((loader, "dataset", "local"), data, "the converted dataset")
         document.remove((loader, "dataset", "remote"), "the data is in local")
-        document.set((loader, "dataset", "split"), split, "a split of this data set")
+        document.set((loader, "dataset", "split"), split, "a split of this dataset")
         document.remove((loader, "dataset", "tokenizer_name"), "not a key of this loader")
     tokenizer = os.path.join(str(data), "tokenizer")
     if os.path.isdir(tokenizer):

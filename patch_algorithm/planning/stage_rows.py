@@ -10,7 +10,7 @@ from patch_algorithm.planning.run_file import RunFile
 
 __all__ = ["check_stages"]
 
-# Loaders whose rows all have the length that their data set is asked for, and whether they may be padded:
+# Loaders whose rows all have the length that their dataset is asked for, and whether they may be padded:
 # 'text' pads where its shards hold text instead of tokens, which the configuration does not say.
 _LOADERS_OF_WHOLE_ROWS = {"text": True, "pile": False}
 

@@ -31,9 +31,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def recipe(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A recipe; without it all are listed.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A recipe. Default: list all.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys to change in what is written."),
@@ -41,13 +39,13 @@ def recipe(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN.yaml", help="The file to write; it must not exist. Without it the recipe is shown."
+            metavar="RUN.yaml", help="The file to write; it must not exist. Default: show the recipe."
         ),
     ] = None,
 ) -> None:
     """List the training configurations that come with the package, or write one of them.
 
-    Every one is complete and commented. Change it as you like, or by overrides, which keep its comments.
+    Each is complete and commented. Edit it, or change it with overrides, which keep its comments.
     """
     with errors_as_exit_codes("recipe"):
         if name is None:

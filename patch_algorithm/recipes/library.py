@@ -1,6 +1,6 @@
 """The recipes of this installation: their names, what each is, and their text.
 
-Their one place is `yamls/` of the repository, which the wheel holds as `patch_algorithm/recipes/yamls`.
+They are kept in `yamls/` of the repository, which the wheel holds as `patch_algorithm/recipes/yamls`.
 """
 
 from __future__ import annotations

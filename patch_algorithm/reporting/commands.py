@@ -45,7 +45,7 @@ def report(
         list[str] | None,
         typer.Option(
             metavar="RUN",
-            help="One of the runs: its group is compared with. May be given several times. "
+            help="A run whose group the others are compared with. May be given several times. "
             "[default: all runs without a patch stage]",
             show_default=False,
         ),

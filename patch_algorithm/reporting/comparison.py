@@ -52,7 +52,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How much more compute token-only training takes to the subject's final loss.
+    """How much more compute token-only training takes to reach the subject's final loss.
 
     Attributes:
         subject: The group.
@@ -138,7 +138,7 @@ def judge(subject: Group, baselines: Sequence[Group], basis: str, compute_on: st
 
 
 def speed_up(subject: Group, baselines: Sequence[Group], axis: str) -> SpeedUp:
-    """How many times the subject's compute token-only training takes to the same final loss.
+    """How many times the subject's compute token-only training takes to reach the same final loss.
 
     Only runs whose schedules ended count; between two of them the compute is interpolated, on a
     logarithmic scale.
@@ -212,14 +212,16 @@ def _of_seeds(one: Group, other: Group, apart: bool | None) -> str:
     )
     if apart:
         odds = math.comb(n + m, n) / 2
-        return text + f"The ranges do not overlap; without a difference that happens one time in {odds:g}."
+        return (
+            text + f"The ranges do not overlap; without a real difference, that happens one time in {odds:g}."
+        )
     return text + "The ranges overlap."
 
 
 def _of_rates(one: Group, other: Group) -> str:
     lefts = [run.rate_left for run in (*one.runs, *other.runs)]
     if None in lefts:
-        return " The learning rate is not recorded in every file: that it decayed is not checked."
+        return " The learning rate is not recorded in every file, so its decay was not checked."
     if all(run.unfinished() for run in one.runs):
         return f" No run's rate decayed (all end at {lefts[0]:.0%} of the peak)."
     return ""
@@ -274,7 +276,7 @@ def _advice(subject: Group, baseline: Group, basis: str, axis: str) -> str:
 def _first(runs: Sequence[Run]) -> str:
     if all(run.completed and run.final_loss is None for run in runs):
         return "Repeat it with an eval_loader and eval_interval: 1dur, which evaluates at the end."
-    return f"Let {', '.join(run.name for run in runs)} come to the end of the schedule first."
+    return f"Let {', '.join(run.name for run in runs)} reach the end of the schedule first."
 
 
 def _twin(subject: Group, basis: str, axis: str) -> str:

@@ -63,7 +63,7 @@ def pictures(groups: Sequence[Group], recoveries: Sequence[Recovery], compute: s
             Picture(
                 "final-by-compute",
                 "Eval loss at the end of each run",
-                "Filled: the run came to its end with its schedule. Hollow: it did not, and is not compared. "
+                "Filled: the run finished its schedule. Hollow: it did not, and is not compared. "
                 "Bar: the median of the seeds. Groups of equal compute are drawn side by side.",
                 lambda theme: figures.final_figure(scene, theme),
             )
@@ -83,8 +83,8 @@ def pictures(groups: Sequence[Group], recoveries: Sequence[Recovery], compute: s
             "training-loss",
             "Training loss, stage by stage",
             "A patch-stage loss is the mean over the k tokens of the next patch, which the "
-            "model has not read: it is higher by nature. Compare it neither with a loss per next token nor "
-            "with that of another k.",
+            "model has not read: it is higher by nature. Compare it neither with a next-token loss nor "
+            "with the patch loss of another k.",
             lambda theme: figures.training_figure(scene, theme),
         )
     )
@@ -114,7 +114,7 @@ def _resources(scene: figures.Scene, bands: str) -> Iterator[Picture]:
         (
             "speed",
             "Speed",
-            "Raw tokens a second of training, evaluation left out, without first steps.",
+            "Raw tokens per second of training, without evaluation and first steps.",
             series.speed,
             "raw tokens / s",
         ),

@@ -100,7 +100,7 @@ def make_report(runs: Sequence[str], baselines: Sequence[str] = (), metric: str 
     results = [text for text in runs if is_result_file(text)]
     runs = [text for text in runs if not is_result_file(text)]
     if not runs:
-        raise ValueError("give at least one run; results of `patch-level eval` go beside runs.")
+        raise ValueError("give at least one run; results of `patch-level eval` can only be given with runs.")
     _refuse_twice(runs)
     read = [read_run(text, metric) for text in runs]
     if len({run.metric for run in read}) > 1:

@@ -26,7 +26,7 @@ class Span:
     """A stage as it was trained.
 
     Attributes:
-        k: Tokens a patch; 1 in the token stage.
+        k: Tokens per patch; 1 in the token stage.
         begin: Where the run stood before the stage's first recorded step.
         end: Where it stood after its last.
         steps: Steps recorded.

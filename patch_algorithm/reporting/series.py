@@ -1,4 +1,4 @@
-"""The curves of a group beside its eval loss: training losses, speed, memory and learning rate."""
+"""The curves of a group other than its eval loss: training losses, speed, memory and learning rate."""
 
 from __future__ import annotations
 

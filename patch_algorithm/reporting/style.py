@@ -1,4 +1,4 @@
-"""Colours and shapes of the figures: told apart without colour vision, on white and on dark ground."""
+"""Colours and shapes of the figures, distinguishable without colour vision, on light and dark ground."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that only tensorboard has recorded, as far as its files tell what a history would."""
+"""Runs recorded only by tensorboard, as far as its files hold what a history does."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_passes_are_said_in_numbers() -> None:
         (TokenizerFacts("/data/tok", folder_found=True), ["tokenizer-not-found"]),
         (TokenizerFacts("a", differences=(), data_name="b"), []),
         (
-            TokenizerFacts("a", differences=("its normalizer is another one",), data_name="a"),
+            TokenizerFacts("a", differences=("its normalizer differs",), data_name="a"),
             ["tokenizer-not-the-datas"],
         ),
         (TokenizerFacts("a", data_name="b"), ["tokenizer-named-otherwise"]),
@@ -126,4 +126,4 @@ def test_the_context_that_an_exported_tokenizer_states() -> None:
         assert check_tokenizer_context(stated, context) == []
     (found,) = check_tokenizer_context(32, 8)
     assert (found.id, found.severity) == ("tokenizer-context", Severity.note)
-    assert "model_max_length=32; the model's context is 8" in found.found
+    assert "model_max_length=32, but the model's context is 8" in found.found

@@ -52,7 +52,7 @@ KNOWN = Known(
         (
             {"optimizer": {"nme": "adamw", "lr": 1.0}},
             "missing-key",
-            "optimizer.name is missing: the name of the optimizer. Is optimizer.nme meant to be it?",
+            "optimizer.name is missing: the name of the optimizer. Did you mean optimizer.nme?",
         ),
         ({"optimizer": {"lr": 1.0}}, "missing-key", "optimizer.name is missing: the name of the optimizer."),
     ],

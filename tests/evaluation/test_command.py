@@ -143,7 +143,7 @@ def test_the_bootstrap_error_is_that_of_a_mean() -> None:
         (["EXPORT", "--data", "TEXTS", "--preset", "pile"], "holds no dataset.json"),
         (["none.pt", "--data", "TEXTS"], "There is no checkpoint none.pt"),
         (["TEXTS", "--data", "TEXTS"], "cannot be read: it is damaged"),
-        (["EXPORT", "--compare", "a", "b"], "takes two results, and no model"),
+        (["EXPORT", "--compare", "a", "b"], "takes two results, without a model"),
         (["--compare", "a", "b"], "There is no result a"),
     ],
 )

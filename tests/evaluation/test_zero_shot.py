@@ -199,7 +199,7 @@ def test_tasks_that_are_not_there(data: Path, tmp_path: Path) -> None:
     for folder, names, words in (
         (data, ["pica"], f"There is no task 'pica'; there are {known}. Did you mean 'piqa'?"),
         (data, ["mmlu"], "has no data of mmlu: expected mmlu.jsonl"),
-        (tmp_path / "none", (), "is no folder"),
+        (tmp_path / "none", (), "is not a folder"),
         (tmp_path / "empty", (), "has no data of arc_challenge, arc_easy"),
     ):
         with pytest.raises(ValueError, match=r".") as raised:
@@ -221,7 +221,7 @@ def test_without_the_harness(export: Path, data: Path, monkeypatch: pytest.Monke
 def test_options_that_do_not_fit(export: Path, data: Path) -> None:
     refused(evaluate(export, "--data", data, "--tasks", "piqa"), "--tasks are for --preset zero-shot")
     zero_shot = export, "--preset", "zero-shot", "--data", data
-    refused(evaluate(*zero_shot, "--stride", 4), "--stride is not for --preset zero-shot")
+    refused(evaluate(*zero_shot, "--stride", 4), "--stride does not apply to --preset zero-shot")
 
 
 def nats(model: LlamaForCausalLM, tokenizer: Any, context: str, continuation: str) -> tuple[float, bool]:

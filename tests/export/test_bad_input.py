@@ -119,7 +119,7 @@ def test_a_tokenizer_with_more_ids_than_the_model(export: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(export)
     tokenizer.add_tokens(["more"])
     tokenizer.save_pretrained(export)
-    refused(check(export), "its ids go up to 96, and the model has 96 embeddings")
+    refused(check(export), "its ids go up to 96, but the model has 96 embeddings")
 
 
 def test_a_tokenizer_that_is_not_the_datas(run_of: RunOf, corpus: Path, tmp_path: Path) -> None:

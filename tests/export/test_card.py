@@ -88,7 +88,7 @@ def test_cards_of_other_runs(run_of: RunOf, export: Path, config: Path, tmp_path
     asked = mpt, "--checkpoint", checkpoint_of(run_of("mpt")), "--card"
     misread = check(*asked)
     assert misread.exit_code == 1
-    assert "No card was written: errors first." in misread.stderr
+    assert "No card was written: fix the errors first." in misread.stderr
     assert not (mpt / "README.md").exists()
     assert check(*asked, "--fix").exit_code == 0
     assert 'from_pretrained("mpt", trust_remote_code=True)' in (mpt / "README.md").read_text()

@@ -121,7 +121,7 @@ def test_a_misread_export_is_found_and_fixed(run_of: RunOf, tmp_path: Path) -> N
     result = check(export, "--json")
     assert result.exit_code == 1
     misread = next(one for one in found(result)["findings"] if one["id"] == "export-misread")
-    assert "MptForCausalLM: 7,760 parameters in place of 8,128, 13 weights left out" in misread["found"]
+    assert "MptForCausalLM: 7,760 parameters instead of 8,128, 13 weights left out" in misread["found"]
 
     fixed = check(export, "--checkpoint", checkpoint_of(run), "--fix", "--json")
     assert fixed.exit_code == 0

@@ -327,7 +327,7 @@ def test_counts_are_integers_and_a_second_derivative_is_refused() -> None:
 
 
 def test_float64_logits_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"takes no logits of torch.float64"):
+    with pytest.raises(ValueError, match=r"does not support logits of torch.float64"):
         fused(torch.zeros(1, 3, dtype=torch.float64, device=DEVICE), torch.tensor([[0]], device=DEVICE))
 
 

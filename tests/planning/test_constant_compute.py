@@ -98,7 +98,7 @@ def test_a_run_in_epochs_is_refused_with_its_key(tmp_path: Path, ratio: Any) -> 
     path = written(tmp_path, **constant("2ep", ratio))
     done = call("plan", path)
     assert done.exit_code == 2
-    assert "algorithms.patch_level.constant_compute=True with max_duration='2ep'" in " ".join(
+    assert "algorithms.patch_level.constant_compute=True does not work with max_duration='2ep'" in " ".join(
         done.output.split()
     )
     found = [one for one in examine(OmegaConf.load(path)) if one.id == "bad-value"]

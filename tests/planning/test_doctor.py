@@ -32,7 +32,7 @@ def found(cfg: dict[str, Any], here: bool = True, **changes: Any) -> list[Findin
 
 
 def ids(cfg: dict[str, Any], here: bool = True, **changes: Any) -> list[str]:
-    # The tiny data set is read seven times; that is said of every file here.
+    # The tiny dataset is read seven times; that is said of every file here.
     always = {"data-repeated", "tokens-per-parameter"}
     return [one.id for one in found(cfg, here, **changes) if one.id not in always]
 
@@ -207,7 +207,7 @@ def test_an_epoch_of_unknown_length_leaves_the_rate_unchecked_and_says_so(health
     }
     said = [one.found for one in found(healthy, **changes) if one.severity is Severity.skipped]
     assert any("learning rate was not checked: max_duration=2ep" in text for text in said)
-    assert any("train_loader.dataset.streams names data sets" in text for text in said)
+    assert any("train_loader.dataset.streams names datasets" in text for text in said)
 
 
 def test_ids_with_holes_count_by_the_largest(healthy: dict[str, Any], corpus: Path, tmp_path: Path) -> None:

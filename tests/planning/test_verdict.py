@@ -73,7 +73,7 @@ def test_outside_its_range_the_fit_is_an_order_of_magnitude() -> None:
     above = judge(run_with(370e6 * 2000), int(370e6)).lines[0]
     assert "+0.012 nats" in inside
     assert "order of magnitude" not in inside
-    assert "in the order of +0.07 nats" in below
+    assert "of the order of +0.07 nats" in below
     assert "order of magnitude" in below
     assert "+0.036" in below
     assert "order of magnitude" in above

@@ -64,7 +64,7 @@ def test_overrides_are_written_and_comments_kept(tmp_path: Path) -> None:
     expected = OmegaConf.merge(OmegaConf.load(YAMLS / "mpt-1b-patch.yaml"), OmegaConf.from_cli(overrides))
     assert OmegaConf.load(out) == expected
     text = out.read_text("utf-8")
-    assert "k: 2 # Tokens a patch." in text
+    assert "k: 2 # Tokens per patch." in text
     assert yaml.safe_load(text)["optimizer"]["lr"] == 3e-5, "3e-05 would be text to other readers of YAML"
     assert text.startswith("# MPT-1B on the Pile")
 

@@ -137,7 +137,7 @@ def test_an_unfinished_subject_has_to_end_first(tmp_path: Path) -> None:
     data, _ = both(make_report([patch, run(tmp_path / "twin", SAME_DATA)]))
     assert not data.stated
     assert "patch cannot be judged: it is broken off at 50%" in data.text
-    assert "Let patch come to the end of the schedule first." in data.text
+    assert "Let patch reach the end of the schedule first." in data.text
 
 
 def test_a_subject_without_an_evaluation_at_its_end_needs_one(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_subject_without_an_evaluation_at_its_end_needs_one(tmp_path: Path) ->
 def test_a_broken_off_subject_is_told_to_end_whatever_the_baselines(tmp_path: Path) -> None:
     patch = run(tmp_path / "patch", stop=50, ends=False)
     for verdict in make_report([patch, run(tmp_path / "twin", SAME_DATA)]).verdicts:
-        assert "it is broken off at 42%. Let patch come to the end" in verdict.text
+        assert "it is broken off at 42%. Let patch reach the end" in verdict.text
         assert "twin of" not in verdict.text
 
 

@@ -1,4 +1,4 @@
-"""Which rows of an MDS data set each step of a run takes, by their places in the data set.
+"""Which rows of an MDS dataset each step of a run takes, by their places in the dataset.
 
 Started by the launcher as ``python -m tests.runs.joined_rows OUTPUT CORPUS FOLDER``, and called by the tests
 in their own process for one rank.
@@ -48,7 +48,7 @@ class ReadRows(Algorithm):
 
 
 def reading(corpus: Path, patch_level: dict[str, Any] | None, max_duration: str, **changes: Any) -> Trainer:
-    """Trains a tiny MPT, and notes its rows. Of a data set that streams, shuffled, by two workers."""
+    """Trains a tiny MPT, and notes its rows. Of a dataset that streams, shuffled, by two workers."""
     registry.algorithms.register("read_rows", func=ReadRows)
     # Composer turns the order of algorithms round at events that come after something.
     algorithms = {} if patch_level is None else {"patch_level": patch_level}
@@ -65,7 +65,7 @@ def reading(corpus: Path, patch_level: dict[str, Any] | None, max_duration: str,
 
 
 def rows_of(trainer: Trainer) -> list[list[int]]:
-    """The rows of each step of this rank, by their places in the data set."""
+    """The rows of each step of this rank, by their places in the dataset."""
     (read,) = (one for one in trainer.state.algorithms if isinstance(one, ReadRows))
     return read.steps
 

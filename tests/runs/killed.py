@@ -6,7 +6,7 @@ For each case a child trains the whole run, another one is killed on the way, an
 it with ``autoresume`` or from an older checkpoint. Children are forked, so that llm-foundry is imported
 once; what they log is written down step by step, so that it survives them.
 
-There is no dropout: where a streaming data set resumes by itself in the middle of an epoch, Composer 0.32
+There is no dropout: where a streaming dataset resumes by itself in the middle of an epoch, Composer 0.32
 does not restore the state of its random numbers.
 """
 

@@ -60,7 +60,7 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 class Stream(IterableDataset[Row]):
-    """Rows in a data set that does not know its length."""
+    """Rows in a dataset that does not know its length."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows

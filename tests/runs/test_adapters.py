@@ -134,5 +134,5 @@ def test_prompt_tuning_is_refused(corpus: Path, tmp_path: Path) -> None:
     llama: Any = plain_model(family("llama", tmp_path), corpus).model
     prompts = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3)
     model = HuggingFaceModel(get_peft_model(llama, prompts), shift_labels=True)
-    with pytest.raises(ValueError, match=r"tuned by prompts \(.*PROMPT_TUNING.*LoRA"):
+    with pytest.raises(ValueError, match=r"uses prompt tuning \(.*PROMPT_TUNING.*LoRA"):
         Trainer(model=model, algorithms=[PatchLevel()], progress_bar=False)

@@ -121,7 +121,7 @@ def test_stopping_by_train_metrics_is_refused(stopper: Any) -> None:
 def test_curriculum_learning(
     second_row: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The data set changes after 256 tokens, in the patch stage; the second one's rows may be longer."""
+    """The dataset changes after 256 tokens, in the patch stage; the second one's rows may be longer."""
     # It would take away the shared memory of every other run on the machine.
     monkeypatch.setattr(curriculum_learning_callback, "clean_stale_shared_memory", lambda: None)
     other = write_corpus(tmp_path / "other", row=second_row, seed=1)

@@ -1,4 +1,4 @@
-"""What a converted data set says of itself: ``dataset.json``."""
+"""What a converted dataset says of itself: ``dataset.json``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """The tokenizer that the data set was written with, and what was added to each document."""
+    """The tokenizer that the dataset was written with, and what was added to each document."""
 
     fingerprint: str
     name: str
@@ -61,7 +61,7 @@ class EncoderInfo:
     Attributes:
         name: With its version.
         probes: On how many probes it agreed with ``tokenizers`` beforehand; 0 where it is that.
-        documents: How many documents of the data set both have encoded, with the same ids.
+        documents: How many documents of the dataset both have encoded, with the same ids.
         differed: Whether a document had other ids, after which ``tokenizers`` encoded the rest, with all of
             the unit that it is in.
     """
@@ -84,7 +84,7 @@ class StreamInfo:
     """One stream of rows.
 
     Attributes:
-        path: Its folder within the data set; there is none where ``rows`` is 0.
+        path: Its folder within the dataset; there is none where ``rows`` is 0.
         component: The Pile component it holds; ``None`` for all of them.
         split: ``train`` or ``val``.
         row_tokens: Tokens in a row.
@@ -165,7 +165,7 @@ class DatasetInfo:
         how = ""
         if component is None and self.split_by_component:
             how = " It is split by component: name one with --component."
-        raise ValueError(f"the data set has no stream {asked!r}; it has {there or 'none'}.{how}")
+        raise ValueError(f"the dataset has no stream {asked!r}; it has {there or 'none'}.{how}")
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``dataset.json``."""
@@ -221,7 +221,7 @@ class DatasetInfo:
 
     @classmethod
     def find(cls, folder: str | Path) -> DatasetInfo | None:
-        """As :meth:`read`; ``None`` where there is no finished data set.
+        """As :meth:`read`; ``None`` where there is no finished dataset.
 
         Raises:
             ValueError: If there is something that cannot be read.
@@ -257,7 +257,7 @@ def _made(kind: type[_T], values: Mapping[str, Any]) -> _T:
 
 
 def read_text(folder: str | Path, file: str) -> str:
-    """Reads a small file of a data set.
+    """Reads a small file of a dataset.
 
     Raises:
         FileNotFoundError: If it is not there.

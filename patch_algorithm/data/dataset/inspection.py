@@ -26,7 +26,7 @@ __all__ = ["Inspection", "inspect_dataset", "read_row", "row_text"]
 
 @dataclass(frozen=True)
 class Inspection:
-    """A data set and the files of it that are not what they should be; ``str`` of it is a table.
+    """A dataset and the files of it that are not what they should be; ``str`` of it is a table.
 
     Attributes:
         folder: Where it is.
@@ -67,13 +67,13 @@ class Inspection:
 
 
 def inspect_dataset(folder: str | Path) -> Inspection:
-    """Reads a data set's ``dataset.json`` and checks every shard.
+    """Reads a dataset's ``dataset.json`` and checks every shard.
 
     Args:
         folder: A local folder or a URL, whose shards are then downloaded one by one.
 
     Raises:
-        ValueError: If there is no data set.
+        ValueError: If there is no dataset.
     """
     info = DatasetInfo.read(folder)
     faults = check_shards(folder, info)
@@ -90,7 +90,7 @@ def read_row(folder: str | Path, row: int, split: str = "train", component: str 
     """The token ids ``[row_tokens]`` of a row.
 
     Raises:
-        ValueError: If there is no data set, no such stream, no such row, or its shard is missing or
+        ValueError: If there is no dataset, no such stream, no such row, or its shard is missing or
             corrupted.
     """
     info = DatasetInfo.read(folder)
@@ -114,7 +114,7 @@ def read_row(folder: str | Path, row: int, split: str = "train", component: str 
 
 
 def row_text(folder: str | Path, row: int, split: str = "train", component: str | None = None) -> str:
-    """A row as text, decoded with the data set's own tokenizer; special tokens are shown.
+    """A row as text, decoded with the dataset's own tokenizer; special tokens are shown.
 
     Raises:
         ValueError: As :func:`read_row`, or if the tokenizer is missing.

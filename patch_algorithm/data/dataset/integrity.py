@@ -1,4 +1,4 @@
-"""Whether the files of a data set are what its indexes record."""
+"""Whether the files of a dataset are what its indexes record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ShardFault:
     """A file that is not what the index says.
 
     Attributes:
-        path: The file's path within the data set.
+        path: The file's path within the dataset.
         reason: ``missing``, ``has N bytes, not M``, or ``corrupted``.
     """
 
@@ -34,14 +34,14 @@ def check_shards(folder: str | Path, info: DatasetInfo | None = None) -> list[Sh
     """Compares every shard with the size and the SHA-1 that its index records.
 
     Args:
-        folder: The data set, local or a URL, whose shards are then downloaded one by one.
+        folder: The dataset, local or a URL, whose shards are then downloaded one by one.
         info: Its ``dataset.json``, if it has been read already.
 
     Returns:
         The files that differ, in order; empty where all is well.
 
     Raises:
-        ValueError: If there is no data set, or an object store cannot be read.
+        ValueError: If there is no dataset, or an object store cannot be read.
     """
     info = info or DatasetInfo.read(folder)
     faults: list[ShardFault] = []

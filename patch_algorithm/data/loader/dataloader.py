@@ -24,7 +24,7 @@ __all__ = ["FOUNDRY_KEYS", "KNOWN_KEYS", "build_pile_dataloader"]
 
 log = logging.getLogger(__name__)
 
-# Keys of the data set class, which go to it as they are.
+# Keys of the dataset class, which go to it as they are.
 _DATASET_KEYS = {
     name
     for kind in (StreamingTextDataset, StreamingDataset)

@@ -1,4 +1,4 @@
-"""Mixtures of a data set's components: the Pile's published one, and what is asked for by name."""
+"""Mixtures of a dataset's components: the Pile's published one, and what is asked for by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mixture_shares(asked: object, present: Sequence[str], key: str) -> dict[str,
 
     Args:
         asked: ``"pile"``, or a mapping of components to weights; only their ratios count.
-        present: The components that the data set has.
+        present: The components that the dataset has.
         key: The configuration key, for messages.
 
     Returns:
@@ -65,7 +65,7 @@ def mixture_shares(asked: object, present: Sequence[str], key: str) -> dict[str,
     if asked != "pile" and not isinstance(asked, Mapping):
         raise ValueError(
             f"{key} is {asked!r}; expected 'pile' (the Pile's published mixture) or a mapping of components "
-            f"to weights. The data set has {known}."
+            f"to weights. The dataset has {known}."
         )
     weights = dict(asked) if isinstance(asked, Mapping) else PILE
     if unknown := [str(name) for name in weights if name not in present and name not in PILE]:
@@ -79,7 +79,7 @@ def mixture_shares(asked: object, present: Sequence[str], key: str) -> dict[str,
     used = {name: weight for name, weight in weights.items() if weight and name in present}
     if not used:
         raise ValueError(
-            f"{key} leaves no component of the data set with a weight above 0. The data set has {known}."
+            f"{key} leaves no component of the dataset with a weight above 0. The dataset has {known}."
         )
     if absent := [name for name, weight in weights.items() if weight and name not in present]:
         log.info("%s: not in this dataset, so their share goes to the others: %s", key, ", ".join(absent))

@@ -34,7 +34,7 @@ class PileDataset(StreamingTextDataset):
         max_seq_len: Tokens in a row.
         cut: Whether longer rows are cut into rows of ``max_seq_len``; otherwise they are refused.
         batch_size: Rows in a batch of one device.
-        key: The configuration key of the data set, for messages.
+        key: The configuration key of the dataset, for messages.
         **options: As for :class:`llmfoundry.data.text_data.StreamingTextDataset`.
 
     Attributes:
@@ -146,7 +146,7 @@ def _turns(stream_of_row: np.ndarray) -> np.ndarray:
 
 
 def _pieces(row: int, asked: int, cut: bool, key: str) -> int:
-    """Rows of the length that is asked for in one row of the data set."""
+    """Rows of the length that is asked for in one row of the dataset."""
     if row == asked:
         return 1
     if row < asked:

@@ -1,4 +1,4 @@
-"""From what a configuration names to streams: which folders, of which data set, for which tokenizer."""
+"""From what a configuration names to streams: which folders, of which dataset, for which tokenizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STREAM_KEYS = {*inspect.signature(Stream).parameters, "verify"}
 
 
 class _Found(NamedTuple):
-    """A data set's description, its folder, and the stream that was named; ``None`` for all of a split."""
+    """A dataset's description, its folder, and the stream that was named; ``None`` for all of a split."""
 
     info: DatasetInfo
     folder: str
@@ -47,7 +47,7 @@ class _Found(NamedTuple):
 def find_streams(
     asked: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, key: str
 ) -> list[VerifiedStream]:
-    """The streams of a loader's data set.
+    """The streams of a loader's dataset.
 
     Args:
         asked: The mapping ``dataset`` of the configuration: ``remote``, ``local``, ``split`` and
@@ -112,7 +112,7 @@ def _named_stream(
     found = _find_described(options, tokenizer, key)
     if found is not None and found.stream is None:
         raise ValueError(
-            f"{key} is a data set that is split by component. Name the folder of one component, or use "
+            f"{key} is a dataset that is split by component. Name the folder of one component, or use "
             "components instead of streams."
         )
     return _one_stream(options, found, key)
@@ -158,7 +158,7 @@ def _one_stream(options: Mapping[str, Any], found: _Found | None, key: str) -> V
     if not options["remote"]:
         folder = os.path.join(options["local"], options["split"] or "")
         if not os.path.isfile(os.path.join(folder, get_index_basename())):
-            raise ValueError(f"{key}: there is no MDS data set in {folder}.")
+            raise ValueError(f"{key}: there is no MDS dataset in {folder}.")
         _check_index(os.path.join(folder, get_index_basename()), key)
     return VerifiedStream(key=key, rows=found and found.stream and found.stream.rows, **options)
 
@@ -178,7 +178,7 @@ def _by_component(
     streams = {s.component: s for s in info.streams if s.split == split and s.rows and s.component}
     if not streams:
         splits = sorted({stream.split for stream in info.streams if stream.rows})
-        raise ValueError(f"{key}.split is {split!r}; the data set has {', '.join(splits) or 'no rows'}.")
+        raise ValueError(f"{key}.split is {split!r}; the dataset has {', '.join(splits) or 'no rows'}.")
     shares = None
     if components is not None:
         shares = mixture_shares(components, list(streams), f"{key}.components")

@@ -37,7 +37,7 @@ class VerifiedStream(Stream):
 
     Every shard that arrives is compared with a checksum of the index, if the index has any, and with the
     size there. One that differs is removed from the cache and fetched again, ``download_retry`` times.
-    Files that are there at start, of the data set itself or in the cache from an earlier run, are compared
+    Files that are there at start, of the dataset itself or in the cache from an earlier run, are compared
     by their size, or with ``verify`` by their checksum.
 
     A shard that is not available is no error while it is fetched ahead of time, in a thread whose errors
@@ -45,7 +45,7 @@ class VerifiedStream(Stream):
 
     Args:
         key: The configuration key of the stream, for messages.
-        rows: Rows that the data set says it has; ``None`` where it says nothing.
+        rows: Rows that the dataset says it has; ``None`` where it says nothing.
         verify: Whether files that are there at start are compared by checksum, too, and not by size alone.
         **kwargs: As for :class:`streaming.Stream`. ``validate_hash`` defaults to ``sha1`` or else the
             first algorithm that the index has for every file.
@@ -65,7 +65,7 @@ class VerifiedStream(Stream):
 
     @property
     def is_cache(self) -> bool:
-        """Whether ``local`` holds copies; otherwise it is the data set itself and nothing is removed."""
+        """Whether ``local`` holds copies; otherwise it is the dataset itself and nothing is removed."""
         if self.remote is None:
             return False
         # A folder can be named in several ways, and what is taken for a cache may be removed.
@@ -80,7 +80,7 @@ class VerifiedStream(Stream):
         """Reads the index and chooses what shards are compared with.
 
         Raises:
-            ValueError: If the index is that of another data set, or ``validate_hash`` names an algorithm
+            ValueError: If the index is that of another dataset, or ``validate_hash`` names an algorithm
                 that it lacks.
         """
         shards = super().get_shards(world, allow_unsafe_types)
@@ -97,7 +97,7 @@ class VerifiedStream(Stream):
             self.validate_hash = "sha1" if "sha1" in common else next(iter(common), None)
         elif self.validate_hash not in common:
             raise ValueError(
-                f"{self.key}.validate_hash is {self.validate_hash!r}; the index of the data set has "
+                f"{self.key}.validate_hash is {self.validate_hash!r}; the index of the dataset has "
                 f"{', '.join(common) or 'no checksums'}."
             )
         if self._verify and not self.validate_hash:
@@ -117,7 +117,7 @@ class VerifiedStream(Stream):
                 if not self.is_cache:
                     raise ShardError(
                         f"{self.key}: {path} is damaged: {reason}. Restore it; `patch-level data info` "
-                        "checks every file of a data set."
+                        "checks every file of a dataset."
                     )
                 log.warning("%s: %s is damaged (%s); it will be fetched again.", self.key, path, reason)
                 path.unlink()

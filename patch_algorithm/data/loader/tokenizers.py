@@ -19,7 +19,7 @@ def tokenizer_differences(
     """What gives the ids of a dataset another meaning in a run.
 
     Args:
-        info: The data set's description.
+        info: The dataset's description.
         folder: The folder, or URL, that the description lies in.
         tokenizer: The run's tokenizer.
 

@@ -48,17 +48,17 @@ def differences(
 ) -> list[str]:
     """What gives the ids of a dataset another meaning in a run.
 
-    A token that only one of both has changes nothing where the data set cannot hold it, such as a padding
+    A token that only one of both has changes nothing where the dataset cannot hold it, such as a padding
     token that was added for the run.
 
     Args:
-        written: The data set's ``tokenizer.json``.
+        written: The dataset's ``tokenizer.json``.
         tokenizer: The run's tokenizer.
         allowed: Whether special tokens in a text were read as such.
-        added: The ids of BOS and EOS, where the data set has them.
+        added: The ids of BOS and EOS, where the dataset has them.
 
     Returns:
-        What differs, in words; empty where every id of the data set means the same.
+        What differs, in words; empty where every id of the dataset means the same.
     """
     there = _deciding(written)
     special = {token["id"] for token in there["added_tokens"] if token.get("special")} - set(added)

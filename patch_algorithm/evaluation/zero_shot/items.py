@@ -52,7 +52,7 @@ def read_tasks(folder: str, names: Sequence[str] = (), limit: int | None = None)
     place = Path(folder)
     wanted = find_tasks(names) if names else list(tasks().values())
     if not place.is_dir():
-        raise ValueError(f"--data {folder} is no folder. Give the one with the files of the tasks.")
+        raise ValueError(f"--data {folder} is not a folder. Give the folder with the files of the tasks.")
     files = {task.name: _file(place, task.name) for task in wanted}
     missing = [name for name, file in files.items() if file is None]
     if (names and missing) or len(missing) == len(wanted):

@@ -204,9 +204,9 @@ def test_the_piles_components_keep_their_short_folders() -> None:
 @pytest.mark.parametrize(
     ("fraction", "by_component", "words"),
     [
-        (1e-9, False, "--val-fraction leaves val without a row: no document was drawn"),
-        (1e-9, True, "--val-fraction leaves val of ArXiv without a row: no document was drawn"),
-        (0.05, False, "--val-fraction leaves val without a row: .* tokens fill no row"),
+        (1e-9, False, "--val-fraction leaves val without a row: no document was selected"),
+        (1e-9, True, "--val-fraction leaves val of ArXiv without a row: no document was selected"),
+        (0.05, False, "--val-fraction leaves val without a row: .* tokens do not fill a row"),
     ],
 )
 def test_nothing_held_out_is_told(

@@ -145,11 +145,11 @@ def test_overwriting_takes_nothing_but_the_dataset(pile: list[Path], tokenizer: 
     (out / "raw").mkdir()
     source = Path(shutil.copy(pile[0], out / "raw"))
     before = files(out)
-    with pytest.raises(ValueError, match=r"out holds raw beside the dataset"):
+    with pytest.raises(ValueError, match=r"out holds raw as well as the dataset"):
         run(pile, tokenizer, out, overwrite=True)
     # Half way through a replacement they would not be there any more.
     for sources, own in (([source], tokenizer), (pile, out / "tokenizer")):
-        with pytest.raises(ValueError, match=r"lies within --out .*; move it"):
+        with pytest.raises(ValueError, match=r"is inside --out .*; move it"):
             run(sources, own, out, overwrite=True)
     assert files(out) == before
 

@@ -242,8 +242,8 @@ def test_stock_llm_foundry_without_preparation_names_the_command(prepared: Path,
         ({"megabytes": float("nan")}, "megabytes is nan"),
         ({"val_share": 1}, "val_share is 1"),
         ({"packages": ()}, "packages is "),
-        ({"packages": ("no_such_package",)}, "'no_such_package' is not an installed package"),
-        ({"packages": ("os.path",)}, r"'os\.path' is not an installed package"),
+        ({"packages": ("no_such_package",)}, "'no_such_package' is not an installed top-level package"),
+        ({"packages": ("os.path",)}, r"'os\.path' is not an installed top-level package"),
     ],
 )
 def test_bad_values(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

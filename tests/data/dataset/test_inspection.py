@@ -1,4 +1,4 @@
-"""What a data set says of itself, on this machine and in an object store, and how damage shows."""
+"""What a dataset says of itself, on this machine and in an object store, and how damage shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROW = 16
 
 
 def write_dataset(folder: Path, compression: str | None = None, by_component: bool = False) -> np.ndarray:
-    """Writes a small data set and returns the rows of its train split."""
+    """Writes a small dataset and returns the rows of its train split."""
     spec = load_tokenizer(str(save(folder / "tokenizer")))
     tokens = np.concatenate(Encoder(spec.encoding()).encode(SAMPLE))
     component = "Wikipedia (en)" if by_component else None
@@ -233,7 +233,7 @@ def test_streams_that_are_not_there_are_refused(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[]", "not a JSON object"),
         ('{"format": 2}', "format 2"),
-        ('{"format": 1}', "not one"),
+        ('{"format": 1}', "not that of"),
     ],
 )
 def test_other_files_than_ours_are_refused(tmp_path: Path, text: str, message: str) -> None:

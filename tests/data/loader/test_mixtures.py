@@ -118,7 +118,7 @@ def test_splits_and_their_components(tokenizer: PreTrainedTokenizerFast, data: P
     assert len(rows_of(build(tokenizer, local=str(data), split="val", max_seq_len=8))) == 4
     with pytest.raises(ValueError, match=r"leaves no component.* has ArXiv\."):
         build(tokenizer, local=str(data), split="val", max_seq_len=8, components={"Github": 1})
-    with pytest.raises(ValueError, match="split is 'test'; the data set has train, val"):
+    with pytest.raises(ValueError, match="split is 'test'; the dataset has train, val"):
         build(tokenizer, local=str(data), split="test", max_seq_len=8)
 
 
@@ -142,8 +142,8 @@ def test_streams_with_proportions(tokenizer: PreTrainedTokenizerFast, data: Path
     [
         ({"a": {}}, r"train_loader\.dataset\.streams\.a has neither local nor remote"),
         ({"a": {"locale": "x"}}, r"dataset\.streams\.a has the unknown keys locale"),
-        ({"a": {"local": "DATA"}}, r"streams\.a is a data set that is split by component"),
-        ({"a": {"local": "DATA", "split": "val", "repeat": "2"}}, r"streams\.a is a data set that is split"),
+        ({"a": {"local": "DATA"}}, r"streams\.a is a dataset that is split by component"),
+        ({"a": {"local": "DATA", "split": "val", "repeat": "2"}}, r"streams\.a is a dataset that is split"),
     ],
 )
 def test_bad_streams(

@@ -62,17 +62,17 @@ def test_batches_are_those_of_the_text_loader(data: Path, tokenizer: PreTrainedT
 
 def test_longer_rows_are_refused_for_training(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(
-        ValueError, match=r"train_loader\.dataset\.max_seq_len is 8, and the rows have 32 "
+        ValueError, match=r"train_loader\.dataset\.max_seq_len is 8, but the rows have 32 "
     ) as e:
         build(tokenizer, local=str(data), max_seq_len=8)
-    assert "drop the last 24. Set it to 32" in str(e.value)
+    assert "drop the last 24 of each. Set it to 32" in str(e.value)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_shorter_rows_are_refused_everywhere(
     split: str, data: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    with pytest.raises(ValueError, match=r"max_seq_len is 64, and the rows have 32 tokens\. Set it to 32"):
+    with pytest.raises(ValueError, match=r"max_seq_len is 64, but the rows have 32 tokens\. Set it to 32"):
         build(tokenizer, local=str(data), split=split, max_seq_len=64)
 
 
@@ -96,7 +96,7 @@ def test_other_columns_are_read_and_checked(
     assert found == rows.tolist()
     with (
         pytest.warns(UserWarning, match=UNCHECKED),
-        pytest.raises(ValueError, match="is 8, and the rows have 16"),
+        pytest.raises(ValueError, match="is 8, but the rows have 16"),
     ):
         build(tokenizer, local=str(tmp_path), max_seq_len=8, **options)
 
@@ -138,7 +138,7 @@ def test_two_workers_cut_every_row_once(data: Path, tokenizer: PreTrainedTokeniz
 
 
 def test_rows_that_cannot_be_cut_whole_are_refused(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    message = r"eval_loader\.dataset\.max_seq_len is 12, and the rows have 32 .* a divisor of 32 such as 8"
+    message = r"eval_loader\.dataset\.max_seq_len is 12, but the rows have 32 .* a divisor of 32 such as 8"
     with pytest.raises(ValueError, match=message):
         build(tokenizer, local=str(data), split="val", max_seq_len=12)
 
@@ -146,7 +146,7 @@ def test_rows_that_cannot_be_cut_whole_are_refused(data: Path, tokenizer: PreTra
 def test_long_rows_says_otherwise(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     cut = build(tokenizer, local=str(data), max_seq_len=8, long_rows="cut")
     assert rows_of(cut) == random_rows(64, 32).reshape(-1, 8).tolist()
-    with pytest.raises(ValueError, match=r"eval_loader.*is 8, and the rows have 32"):
+    with pytest.raises(ValueError, match=r"eval_loader.*is 8, but the rows have 32"):
         build(tokenizer, local=str(data), split="val", max_seq_len=8, long_rows="refuse")
     with pytest.raises(ValueError, match=r"dataset\.long_rows is 'drop'; expected refuse or cut"):
         build(tokenizer, local=str(data), max_seq_len=8, long_rows="drop")
@@ -182,7 +182,7 @@ def test_a_row_of_another_length_is_refused_when_it_is_read(
         loader = iter(build(tokenizer, 2, local=str(tmp_path), max_seq_len=16).dataloader)
     assert next(loader)["input_ids"].shape == (2, 16)
     with pytest.raises(
-        ValueError, match=r"has 15 tokens, and .*train_loader\.dataset\.max_seq_len asks for 16"
+        ValueError, match=r"has 15 tokens, but .*train_loader\.dataset\.max_seq_len asks for 16"
     ):
         next(loader)
 
@@ -220,7 +220,7 @@ def test_streams_of_different_lengths_are_refused(
         ({"local": None}, "needs either streams, or local or remote or both. It has split"),
         ({"local": "missing"}, "local: there is no folder missing"),
         ({"streams": {"a": {"local": "x"}}}, "It has streams, local, split"),
-        ({"validate_hash": "sha512"}, "validate_hash is 'sha512'; the index of the data set has sha1"),
+        ({"validate_hash": "sha512"}, "validate_hash is 'sha512'; the index of the dataset has sha1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -238,7 +238,7 @@ def test_a_damaged_index_is_named(data: Path, tokenizer: PreTrainedTokenizerFast
 
 
 def test_an_empty_folder_is_no_data_set(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=UNCHECKED), pytest.raises(ValueError, match="no MDS data set in"):
+    with pytest.warns(UserWarning, match=UNCHECKED), pytest.raises(ValueError, match="no MDS dataset in"):
         build(tokenizer, local=str(tmp_path), max_seq_len=32)
 
 

@@ -143,10 +143,10 @@ def test_a_special_token_that_the_data_does_not_hold_may_be_missing(
             lambda text: text["model"]["vocab"].update(w1=2, w2=1),
             "2 of its 96 tokens have another id or none",
         ),
-        (lambda text: text.update(normalizer={"type": "Lowercase"}), "its normalizer is another one"),
+        (lambda text: text.update(normalizer={"type": "Lowercase"}), "its normalizer differs"),
         (
             lambda text: text.update(pre_tokenizer={"type": "BertPreTokenizer"}),
-            "its pre-tokenizer is another one",
+            "its pre-tokenizer differs",
         ),
         (lambda text: text["model"].update(unk_token="w3"), "its model has another unk_token"),
     ],

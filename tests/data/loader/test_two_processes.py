@@ -35,4 +35,4 @@ def test_two_ranks_share_the_rows(corpus: Path, tmp_path: Path) -> None:
     assert sorted(first["train"] + second["train"]) == sorted(train.tolist())
     assert sorted(first["val"] + second["val"]) == sorted(val.reshape(-1, 8).tolist())
     assert first["refused"] == second["refused"]
-    assert "max_seq_len is 16, and the rows have 32 tokens" in first["refused"]
+    assert "max_seq_len is 16, but the rows have 32 tokens" in first["refused"]

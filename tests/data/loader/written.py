@@ -1,4 +1,4 @@
-"""Small data sets of the converter's form, and loaders for them."""
+"""Small datasets of the converter's form, and loaders for them."""
 
 from __future__ import annotations
 

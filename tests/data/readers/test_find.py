@@ -116,7 +116,7 @@ def test_links_are_followed_and_broken_ones_are_errors(tmp_path: Path) -> None:
     assert set(names(find_sources([str(folder)]), folder)) == {"a.jsonl", "c.jsonl", "inner/b.jsonl"}
     (folder / "d.jsonl").symlink_to("nowhere")
     for name in (folder, folder / "d.jsonl", folder / "*"):
-        with pytest.raises(ValueError, match=r"d\.jsonl.* is a link to nowhere, which is not there"):
+        with pytest.raises(ValueError, match=r"d\.jsonl.* is a link to nowhere, which does not exist"):
             find_sources([str(name)])
 
 
