@@ -202,22 +202,25 @@ def test_no_figure_of_a_pilot() -> None:
 
 def test_the_studys_figures() -> None:
     cells = {cell.tokens_per_parameter: cell for cell in study_cells() if cell.hold == "positions"}
-    at = {tokens: f"{abs(cells[tokens].bits_per_byte):.3f}" for tokens in (20, 40, 80)}
+    at = {tokens: f"{abs(cells[tokens].bits_per_byte):.3f}" for tokens in (20, 40, 80, 160)}
     assert [cells[tokens].low > 0 for tokens in (20, 40)] == [True, True]
     assert cells[80].low < 0 < cells[80].high
+    assert cells[160].high < 0
     assert {cells[tokens].seeds for tokens in at} == {3}
     assert f"{at[20]} bits per byte above token-only training at 20 tokens per parameter" in README
     assert f"{at[40]} above at 40, and level with it at 80 ({at[80]} below" in README
-    lost = "patches lost at 20 and 40 tokens per parameter and drew level at 80"
+    interval = f"{-cells[160].high:.3f} to {-cells[160].low:.3f}"
+    assert f"at 160 they ended {at[160]} below it (95 % interval {interval})" in README
+    lost = "patches lost at 20 and 40 tokens per parameter, drew level at 80 and gained at 160"
     assert lost in README
     assert lost in CARD
-    assert "at 20 and 40 tokens per parameter, and level with it at 80" in words(DOCS / "faq.md")
+    assert lost in words(DOCS / "plan.md")
+    answer = "at 20 and 40 tokens per parameter, level with it at 80, and with a lower loss at 160"
+    assert answer in words(DOCS / "faq.md")
     page = words(DOCS / "study.md")
     assert lost in page
-    assert (
-        page.count(f"from {cells[20].bits_per_byte:+.3f} bits a byte at 20 tokens per parameter to about")
-        == 2
-    )
+    falls = f"from {cells[20].bits_per_byte:+.3f} bits a byte at 20 tokens per parameter through about zero"
+    assert page.count(f"{falls} at 80 to −{at[160]} at 160") == 2
 
 
 def test_the_papers_figures() -> None:
