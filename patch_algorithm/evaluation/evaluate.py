@@ -18,6 +18,7 @@ from patch_algorithm.evaluation.paper import paper_row
 from patch_algorithm.evaluation.results import FORMAT, KIND
 from patch_algorithm.evaluation.zero_shot.harness import require_harness, score_tasks
 from patch_algorithm.evaluation.zero_shot.items import TaskData, read_tasks
+from patch_algorithm.evaluation.zero_shot.lengths import longer_than, with_answers_within
 
 __all__ = ["evaluate"]
 
@@ -76,6 +77,7 @@ def evaluate(
         digest = documents.digest
         measures = [*measure_documents(subject, documents, context=context, stride=stride, batch=batch)]
     elif chosen:
+        chosen = [with_answers_within(one, subject.tokenizer, context) for one in chosen]
         digest = hashlib.sha256("".join(one.digest for one in chosen).encode()).hexdigest()
         scores = score_tasks(subject, chosen, context=context, batch=batch)
     else:
@@ -128,16 +130,15 @@ def _notes(
         if limit is not None:
             notes.append(f"Only the first {limit:,} items of each task were scored.")
         notes += [
+            f"{one.left_out:,} of {one.left_out + len(one.prompts):,} items of {one.task.name} have an "
+            f"answer longer than {context:,} tokens, and were left out."
+            for one in chosen
+            if one.left_out
+        ]
+        notes += [
             f"{count:,} of {len(one.prompts):,} items of {one.task.name} are longer than {context:,} tokens; "
             "their beginning was not read."
             for one in chosen
-            if (count := _longer(subject, one, context))
+            if (count := longer_than(context, one, subject.tokenizer))
         ]
     return notes
-
-
-def _longer(subject: Evaluated, data: TaskData, context: int) -> int:
-    """Items that do not fit the context; the last token of a text is not read."""
-    texts = [max(one.contexts, key=len) + max(one.continuations, key=len, default="") for one in data.prompts]
-    ids: Any = subject.tokenizer(texts, verbose=False)["input_ids"]
-    return sum(len(one) - 1 > context for one in ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -111,7 +112,9 @@ def browser(profile: Path) -> Iterator[Browser]:
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
     command += ["--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={profile}"]
-    process = subprocess.Popen([*command, "about:blank"], stderr=subprocess.PIPE, text=True)
+    # Its socket lies in TMPDIR, and a socket's path has 107 characters at most.
+    env = {**os.environ, "TMPDIR": "/tmp"}
+    process = subprocess.Popen([*command, "about:blank"], stderr=subprocess.PIPE, text=True, env=env)
     assert process.stderr
     try:
         for line in process.stderr:

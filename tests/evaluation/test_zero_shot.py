@@ -287,3 +287,22 @@ def test_the_harness_scores_as_an_independent_computation(export: Path, data: Pa
     row = next(line for line in table.splitlines() if line.startswith("piqa") and "acc_norm" in line)
     assert row.split()[-2:] == ["0.675", "0.680"]
     refused(evaluate(export, "--preset", "zero-shot", "--data", data, "--out", out), "is not overwritten")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_an_answer_longer_than_the_context_is_left_out(export: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs the extra eval", exc_type=ImportError)
+    zero_shot = export, "--preset", "zero-shot", "--tasks", "piqa", "--data"
+    plain = result(*zero_shot, data)
+    long = {"query": "w1", "choices": ["w2", " ".join(["w3"] * (CONTEXT + 1))], "gold": 0}
+    fits = {"query": "w1", "choices": ["w2", " ".join(["w3"] * CONTEXT)], "gold": 0}
+    write(tmp_path / "long", "piqa", [*SMALL["piqa"], long])
+    found = result(*zero_shot, tmp_path / "long")
+    note = f"1 of 13 items of piqa have an answer longer than {CONTEXT} tokens, and were left out."
+    assert note in found["notes"]
+    assert [one["scores"] for one in found["tasks"]] == [one["scores"] for one in plain["tasks"]]
+    assert found["data"]["digest"] != plain["data"]["digest"]
+    write(tmp_path / "fits", "piqa", [fits])
+    assert not any("left out" in note for note in result(*zero_shot, tmp_path / "fits")["notes"])
+    write(tmp_path / "none", "piqa", [long])
+    refused(evaluate(*zero_shot, tmp_path / "none"), f"has an answer of more than {CONTEXT} tokens")

@@ -29,6 +29,7 @@ class TaskData:
         items: The fields that the task reads, of each.
         prompts: What the model is asked in each.
         digest: A hash of the items.
+        left_out: How many were left out since, because the model cannot score them.
     """
 
     task: Task
@@ -36,6 +37,7 @@ class TaskData:
     items: tuple[dict[str, Any], ...]
     prompts: tuple[Prompt, ...]
     digest: str
+    left_out: int = 0
 
 
 def read_tasks(folder: str, names: Sequence[str] = (), limit: int | None = None) -> list[TaskData]:
