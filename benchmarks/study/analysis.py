@@ -21,6 +21,7 @@ __all__ = [
     "Comparison",
     "Fit",
     "Interval",
+    "combined",
     "compare",
     "documents_of",
     "fit",
@@ -70,6 +71,10 @@ class Comparison:
     def by_seed(self) -> np.ndarray:
         """Difference of each seed in bits per byte, ``[S]``."""
         return self.differences_SD.sum(axis=1) / math.log(2) / self.bytes_D.sum()
+
+    def of_seed(self, seed: int) -> float:
+        """Difference of one seed in bits per byte."""
+        return float(self.by_seed()[self.seeds.index(seed)])
 
     def interval(self, draws: int = _DRAWS) -> Interval:
         """Mean difference in bits per byte; both seeds and documents are drawn anew."""
@@ -125,8 +130,23 @@ def student(values: np.ndarray) -> float:
     n = len(values)
     if n < 2:
         return math.inf
-    quantile = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}.get(n - 1, 2.37)
+    quantiles = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 1 to 9 degrees of freedom
+    quantile = quantiles[min(n - 1, len(quantiles)) - 1]
     return float(quantile * values.std(ddof=1) / math.sqrt(n))
+
+
+def combined(cells: Sequence[Comparison], weights: Sequence[float], draws: int = _DRAWS) -> Interval:
+    """A weighted sum of the differences of several cells, by the wider of both intervals.
+
+    The cells share their held-out documents, and those with as many seeds their seeds, so a draw of the
+    bootstrap is the same in all of them. Student's interval is over the seeds that all cells have.
+    """
+    value = float(sum(one.by_seed().mean() * weight for one, weight in zip(cells, weights, strict=True)))
+    drawn = sum(one.draws(draws) * weight for one, weight in zip(cells, weights, strict=True))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    common = sorted(set.intersection(*(set(one.seeds) for one in cells)))
+    each = np.array([[one.of_seed(seed) for one in cells] for seed in common]).reshape(-1, len(cells))
+    return widened(Interval(value, float(low), float(high)), student(each @ np.asarray(weights)))
 
 
 def widened(bootstrap: Interval, half: float) -> Interval:
@@ -149,7 +169,8 @@ def compare(rows: Rows, documents: Mapping[str, tuple[np.ndarray, np.ndarray]]) 
         documents: For each corpus what :func:`documents_of` returns.
 
     Returns:
-        In order of size, length and arm. Runs with a nudge, replicas and diverged runs are left out.
+        In order of size, length and arm. Runs with a nudge, replicas and diverged runs are left out, and
+        pairs whose runs are from different machines, whose processors round differently.
     """
     groups: dict[Settings, dict[int, tuple[np.ndarray, float]]] = {}
     for row in rows.values():
@@ -158,6 +179,8 @@ def compare(rows: Rows, documents: Mapping[str, tuple[np.ndarray, np.ndarray]]) 
         if not settings.stages or settings.nudge or settings.replica or twin is None:
             continue
         if row["document_nats"] is None or twin["document_nats"] is None:
+            continue
+        if row.get("machine") != twin.get("machine"):
             continue
         difference_D = np.array(row["document_nats"]) - np.array(twin["document_nats"])
         found = groups.setdefault(replace(settings, seed=0), {})
@@ -184,24 +207,20 @@ def headline(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def fit(comparisons: Sequence[Comparison], draws: int = _DRAWS) -> Fit:
-    """Least squares over the cells of the main arm, quarter batch included.
-
-    The intervals come from drawing seeds and documents anew in every cell. Seeds and documents are drawn
-    for each cell by itself.
+    """Least squares over the cells of the main arm, quarter batch included, that have more than one seed.
 
     Raises:
         ValueError: If there are fewer than two cells.
     """
     cells = [*headline(comparisons)]
     cells += [one for one in comparisons if is_main(one.settings) and one.settings.positions != 4096]
+    cells = [one for one in cells if len(one.seeds) > 1]  # one seed has no interval
     if len(cells) < 2:
         raise ValueError(f"a fit needs at least two cells, and there are {len(cells)}.")
     design, names, left_out = _design([one.settings for one in cells])
-    observed = np.array([one.by_seed().mean() for one in cells])
-    drawn = np.stack([one.draws(draws, seed=number) for number, one in enumerate(cells)], axis=1)
-    inverse = np.linalg.pinv(design)
-    low, high = np.quantile(drawn @ inverse.T, [0.025, 0.975], axis=0)
-    return Fit(names, inverse @ observed, low, high, left_out, len(cells))
+    found = [combined(cells, weights, draws) for weights in np.linalg.pinv(design)]
+    values, low, high = np.array([(one.value, one.low, one.high) for one in found]).T
+    return Fit(names, values, low, high, left_out, len(cells))
 
 
 def noise(rows: Rows) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study.analysis import Comparison, Interval, fit, headline, is_main, noise, student, widened
+from benchmarks.study.analysis import Comparison, Interval, combined, fit, headline, is_main, noise
 from benchmarks.study.cells import MAIN, SMALLEST
 
 __all__ = ["Decision", "decide"]
@@ -21,6 +21,10 @@ __all__ = ["Decision", "decide"]
 SUPPORTED, REFUTED, OPEN = "supported", "refuted", "open"
 _NO_SLOPE = 0.003
 """Bits per byte per doubling: a slope within it is none."""
+_SEEDS = {4096: 3, 1024: 10}
+"""Seeds of a finished cell, by the positions of a step."""
+_LAST = 320
+"""Tokens per parameter at the end of the line."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -52,7 +56,7 @@ def decide(rows: Rows, comparisons: Sequence[Comparison]) -> list[Decision]:
     Returns:
         One decision for each of H1 to H5.
     """
-    several = [one for one in comparisons if len(one.seeds) > 1]
+    several = [one for one in comparisons if len(one.seeds) >= _SEEDS.get(one.settings.positions, 1)]
     line = [one for one in headline(several) if one.settings.size == SMALLEST]
     floor = max(
         (abs(value) for kind, found in noise(rows).items() if "nudged" in kind for value in found),
@@ -74,15 +78,9 @@ def decide(rows: Rows, comparisons: Sequence[Comparison]) -> list[Decision]:
 def _slope(line: Sequence[Comparison]) -> tuple[str, str]:
     if len(line) < 3:
         return OPEN, f"{len(line)} of the line's cells are finished; a slope needs three."
-    design = np.stack(
-        [np.ones(len(line)), np.log2([one.settings.tokens_per_parameter for one in line])], axis=1
-    )
-    inverse = np.linalg.pinv(design)[1]
-    value = float(inverse @ np.array([one.by_seed().mean() for one in line]))
-    drawn = np.stack([one.draws(seed=number) for number, one in enumerate(line)], axis=1) @ inverse
-    common = sorted(set.intersection(*(set(one.seeds) for one in line)))
-    each = np.array([[one.by_seed()[one.seeds.index(seed)] for one in line] for seed in common])
-    found = widened(_interval(value, drawn), student(each @ inverse))
+    doublings = np.log2([one.settings.tokens_per_parameter for one in line])
+    weights = np.linalg.pinv(np.stack([np.ones(len(line)), doublings], axis=1))[1]
+    found = combined(line, weights)
     status = OPEN
     if found.low > 0 or max(-found.low, found.high) < _NO_SLOPE:
         status = REFUTED
@@ -94,10 +92,11 @@ def _slope(line: Sequence[Comparison]) -> tuple[str, str]:
 def _somewhere(line: Sequence[Comparison], floor: float) -> tuple[str, str]:
     found = {one.settings.tokens_per_parameter: one.wider() for one in line}
     told = "; ".join(f"{_said(one)} at {tokens:g}" for tokens, one in found.items())
-    below = [tokens for tokens, one in found.items() if one.high < 0 and -one.value > floor]
-    if below and not any(one.low > 0 for tokens, one in found.items() if tokens > below[0]):
-        return SUPPORTED, f"{told}."
-    if all(tokens in found and found[tokens].low > 0 for tokens in (160, 320)):
+    below = [tokens for tokens, one in found.items() if one.high < -floor]
+    if below and not any(one.low > 0 for tokens, one in found.items() if tokens > below[-1]):
+        # "No later cell above 0" is not known before the last cell is.
+        return (SUPPORTED, f"{told}.") if _LAST in found else (OPEN, f"{told}; {_LAST} is not finished.")
+    if all(tokens in found and found[tokens].low > 0 for tokens in (160, _LAST)):
         return REFUTED, f"{told}."
     return OPEN, f"{told or 'No cell is finished'}."
 
@@ -151,20 +150,8 @@ def _cosine(line: Sequence[Comparison], several: Sequence[Comparison]) -> tuple[
 
 
 def _between(one: Comparison, other: Comparison) -> Interval:
-    """The difference of two cells' differences; Student's interval is over the seeds that both have."""
-    common = [seed for seed in one.seeds if seed in other.seeds]
-    each = np.array([_of(one, seed) - _of(other, seed) for seed in common])
-    value = float(one.by_seed().mean() - other.by_seed().mean())
-    return widened(_interval(value, one.draws() - other.draws(seed=1)), student(each))
-
-
-def _of(one: Comparison, seed: int) -> float:
-    return float(one.by_seed()[one.seeds.index(seed)])
-
-
-def _interval(value: float, drawn: np.ndarray) -> Interval:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    """The difference of two cells' differences."""
+    return combined([one, other], [1.0, -1.0])
 
 
 def _said(one: Interval) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.study.analysis import compare, fit, headline, noise
+from benchmarks.study.analysis import combined, compare, fit, headline, noise
 from benchmarks.study.cells import MAIN
 from benchmarks.study.report import load, plot, tables
 from benchmarks.study.settings import SIZES, Settings
@@ -74,6 +74,28 @@ def test_runs_without_a_twin_diverged_ones_and_nudges_are_left_out() -> None:
     assert one.seeds == (1,)
 
 
+def test_pairs_of_two_machines_are_left_out() -> None:
+    made = pairs([PATCH], lambda run: 0.1)
+    for run in made.values():
+        run["machine"] = "one"
+    made[replace(PATCH, seed=3).identity]["machine"] = "another"
+    (one,) = compare(made, DOCUMENTS)
+    assert one.seeds == (1, 2)
+
+
+def test_cells_share_their_draws() -> None:
+    few, many = compare(pairs(LINES[:2], lambda run: 0.01 * run.seed), DOCUMENTS)
+    same = combined([few, many], [1.0, -1.0])
+    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    doubled = combined([few, many], [1.0, 1.0])
+    assert (doubled.value, doubled.low) == pytest.approx((2 * few.wider().value, 2 * few.wider().low))
+
+
+def test_the_fit_leaves_out_cells_of_one_seed() -> None:
+    made = pairs(LINES, law) | pairs([UPDATES], law, seeds=(1,))
+    assert fit(compare(made, DOCUMENTS), draws=50).cells == len(LINES)
+
+
 def test_the_noise_floor_is_of_nudges_and_of_seeds() -> None:
     token = PATCH.twin()
     nudged, again = replace(token, nudge=1e-6), replace(token, replica=1)
@@ -97,7 +119,7 @@ def test_the_headline_is_of_the_main_arm_at_the_rate_of_the_line() -> None:
 
 
 def test_tables_and_plot_are_made(tmp_path: Path) -> None:
-    results = write(tmp_path, pairs([*LINES, UPDATES], law))
+    results = write(tmp_path, pairs(LINES, law) | pairs([UPDATES], law, seeds=range(1, 11)))
     assert len(load(results)[1]) == len(LINES) + 1
     text = tables(results)
     assert f"{law(LINES[0]):+.4f}" in text

@@ -60,10 +60,15 @@ def test_a_gain_somewhere() -> None:
     assert decided(LINE, falling(-0.06))["H2"].status == "supported"
     assert decided(LINE, falling(-0.01))["H2"].status == "refuted"  # 160 and 320 still above zero
     assert decided(LINE[:4], falling(-0.01))["H2"].status == "open"  # 320 is not there
-    # A gain below the noise floor is none, and one that is lost again does not count.
+    # A gain below the noise floor is none; of a gain that is lost, a later one counts.
     assert decided(LINE, lambda one: -0.003 + 1e-4 * one.seed)["H2"].status == "open"
     lost_again = {20: -0.05, 40: -0.05, 80: -0.05, 160: 0.05, 320: -0.05}
-    assert decided(LINE, lambda one: lost_again[int(one.tokens_per_parameter)])["H2"].status == "open"
+    assert decided(LINE, lambda one: lost_again[int(one.tokens_per_parameter)])["H2"].status == "supported"
+    lost_for_good = lost_again | {320: 0.05}
+    assert decided(LINE, lambda one: lost_for_good[int(one.tokens_per_parameter)])["H2"].status == "refuted"
+    # A gain, and no longer run to say whether it lasts.
+    unfinished = decided(LINE[:4], falling(-0.06))["H2"]
+    assert (unfinished.status, unfinished.numbers[-22:]) == ("open", "; 320 is not finished.")
 
 
 @pytest.mark.parametrize(("update", "status"), [(0.01, "supported"), (0.101, "refuted"), (0.07, "open")])
@@ -72,8 +77,9 @@ def test_what_the_updates_explain(update: float, status: str) -> None:
         by_line = {20: 0.1, 80: 0.0}
         return (update if one.positions == 1024 else by_line[int(one.tokens_per_parameter)]) + 1e-4 * one.seed
 
-    found = decided([LINE[0], LINE[2], UPDATES], difference)["H3"]
+    found = decided([LINE[0], LINE[2], UPDATES], difference, range(1, 11))["H3"]
     assert found.status == status
+    assert decided([LINE[0], LINE[2], UPDATES], difference)["H3"].status == "open"  # 3 of 10 seeds
     assert f"minus the whole: {update - 0.1:+.3f}" in found.numbers
     assert decided([LINE[0], LINE[2]], falling(-0.05))["H3"].status == "open"
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pytest
 
-from patch_algorithm.checks.stage_choice import BREAK_EVEN, loss_difference
+from patch_algorithm.checks.stage_choice import BREAK_EVEN
 from patch_algorithm.planning.verdict_evidence import EQUAL_COMPUTE, EQUAL_DATA, SUPERPOSITION, study_cells
 
 ROOT = Path(__file__).parents[2]
@@ -208,14 +208,14 @@ def test_the_studys_figures() -> None:
     assert cells[160].high < 0
     assert {cells[tokens].seeds for tokens in at} == {3}
     assert f"{at[20]} bits per byte above token-only training at 20 tokens per parameter" in README
-    assert f"{at[40]} above at 40, and level with it at 80 ({at[80]} below" in README
+    assert f"{at[40]} above at 40, and {at[80]} below it at 80, where" in README
     interval = f"{-cells[160].high:.3f} to {-cells[160].low:.3f}"
     assert f"at 160 they ended {at[160]} below it (95 % interval {interval})" in README
-    lost = "patches lost at 20 and 40 tokens per parameter, drew level at 80 and gained at 160"
+    lost = "patches lost at 20 and 40 tokens per parameter, made no clear difference at 80 and gained at 160"
     assert lost in README
     assert lost in CARD
     assert lost in words(DOCS / "plan.md")
-    answer = "at 20 and 40 tokens per parameter, level with it at 80, and with a lower loss at 160"
+    answer = "at 20 and 40 tokens per parameter, with no clear difference at 80, and with a lower loss at 160"
     assert answer in words(DOCS / "faq.md")
     page = words(DOCS / "study.md")
     assert lost in page
@@ -231,10 +231,14 @@ def test_the_papers_figures() -> None:
     assert f"{few:+.3f} nats at 370M parameters and 45 billion tokens, {many:+.3f} at 360 billion" in CARD
     gains = [point.nats for point in EQUAL_COMPUTE if point.parameters >= 1e8]
     assert (round(-max(gains), 2), round(-min(gains), 2)) == (0.04, 0.13)
-    assert "all published pairs ended 0.04 to 0.13 nats lower" in README
+    conditions = "with k of 4 or 6 and 30 % of the compute in patches"
+    assert f"all published pairs {conditions} ended 0.04 to 0.13 nats lower" in README
+    large = [point for point in EQUAL_COMPUTE if point.parameters >= 1e8]
+    assert ({point.k for point in large}, {point.share for point in large}) == ({4, 6}, {0.3})
     assert sum(point.source == SUPERPOSITION for point in EQUAL_COMPUTE) == 4
     assert "in all four of its comparisons" in README
     gained = f"gained {-max(gains):.2f} to {-min(gains):.2f} nats at 270M to 3B parameters"
     assert f"{gained}. All of these are single runs." in CARD
-    assert round(loss_difference(20), 2) == 0.07
-    assert f"about 0.07 nats at 20 tokens per parameter, nothing at about {BREAK_EVEN}" in README
+    assert round(EQUAL_DATA[0].tokens_per_parameter) == 122
+    assert f"costs {few:.2f} nats at 122 tokens per parameter" in README
+    assert f"nothing at about {BREAK_EVEN}" in README
