@@ -169,8 +169,8 @@ def _equal_compute(run: RunCost, answer: Answer) -> str:
     meaning = {
         Answer.yes: (
             "all public pairs of at least 100M parameters, with k of 4 or 6 and 30 % of the compute in "
-            "patches, won where the optimizer was carried over the switch. There is a second-hand report, which cannot be checked, that nanochat's baseline was "
-            "not beaten"
+            "patches, won where the optimizer was carried over the switch. There is a second-hand report, "
+            "which cannot be checked, that nanochat's baseline was not beaten"
         ),
         Answer.no: f"below {number(NO_GAIN_BELOW)} parameters all that we know of is {small_models()}",
         Answer.unknown: "nothing is settled for this size and patch size",

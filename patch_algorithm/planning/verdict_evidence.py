@@ -105,7 +105,10 @@ EQUAL_COMPUTE = (
     EqualComputePoint(SUPERPOSITION, 600e6, 70, 6, 0.3, -0.076),
     EqualComputePoint(SUPERPOSITION, 3e9, 14, 6, 0.3, -0.132),
 )
-"""Public points with k of 4 or 6 and 30 % of the compute in patches, one run each, smallest first. Those of ours are :func:`study_cells`."""
+"""Public points with k of 4 or 6 and 30 % of the compute in patches, one run each, smallest first.
+
+Those of ours are :func:`study_cells`.
+"""
 
 
 @dataclass(frozen=True)
