@@ -159,7 +159,7 @@ def test_a_misspelt_name_is_an_error(healthy: dict[str, Any], section: str) -> N
     errors = [one for one in found(healthy, **{section: changed}) if one.severity is Severity.error]
     assert [one.id for one in errors] == ["missing-key"]
     assert errors[0].found.startswith(f"{section}.name is missing")
-    assert f"Is {section}.nme meant" in errors[0].found
+    assert f"Did you mean {section}.nme?" in errors[0].found
 
 
 def test_rows_that_llm_foundry_cuts_short(healthy: dict[str, Any]) -> None:

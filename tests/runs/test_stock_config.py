@@ -145,7 +145,7 @@ def test_in_process(corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
     said = capfd.readouterr().err
     assert "patch stage, until 3ba: a row of 128 raw tokens is 32 positions" in said
     assert "token stage, from 3ba: a row of 128 raw tokens is 128 positions" in said
-    assert "at the switch positions per row grow from 32 to 128" in said
+    assert "at the switch, positions per row grow from 32 to 128" in said
 
 
 def test_registered_in_code(corpus: Path, tmp_path: Path) -> None:
@@ -177,6 +177,6 @@ def test_unchanged_through_the_command_line(corpus: Path, tmp_path: Path) -> Non
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-4000:]
     assert "patch stage, until 7ba" in said
-    assert "at the switch positions per row grow from 32 to 128" in said
+    assert "at the switch, positions per row grow from 32 to 128" in said
     assert "the patch stage ended at batch 7" in said
     assert "[batch=10/10]" in said

@@ -153,7 +153,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_lost_part_is_told(prepared: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(prepared, tmp_path / "corpus"))
     shutil.rmtree(folder / "val")
-    with pytest.raises(ValueError, match="has lost val"):
+    with pytest.raises(ValueError, match="lacks val/index"):
         prepare_builtin_corpus(request(folder))
 
 

@@ -179,7 +179,7 @@ def test_a_cache_of_another_data_set_is_refused(
     tokenizer: PreTrainedTokenizerFast, data: Path, tmp_path: Path
 ) -> None:
     write_stream(tmp_path / "cache" / "train", random_rows(10, 32))
-    with pytest.raises(ValueError, match=r"lists 10 rows, and .* has 64"):
+    with pytest.raises(ValueError, match=r"lists 10 rows, but .* has 64"):
         build(tokenizer, remote=str(data), local=str(tmp_path / "cache"), max_seq_len=32)
 
 
