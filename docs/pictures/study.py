@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from drawing import Drawing
+from tables import size
 
 from benchmarks.study.analysis import Comparison, headline
 from benchmarks.study.report import load
@@ -80,7 +81,7 @@ def _public(drawing: Drawing, axes: _Axes) -> None:
         if (point.parameters, x) not in named:
             crowded = any(0 < other - x < 48 and abs(height - y) < 12 for other, height in places)
             side, anchor = (-7, "end") if crowded else (7, "start")
-            drawing.text(x + side, y + 4, _size(point.parameters), 12, anchor, drawing.palette.muted)
+            drawing.text(x + side, y + 4, size(point.parameters), 12, anchor, drawing.palette.muted)
         named.add((point.parameters, x))
 
 
@@ -105,7 +106,3 @@ def _frame(drawing: Drawing, axes: _Axes, title: str, unit: str) -> None:
     drawing.text(
         middle, _BOTTOM + 40, "tokens per parameter of the token-only run", anchor="middle", color=muted
     )
-
-
-def _size(parameters: float) -> str:
-    return f"{parameters / 1e9:.3g}B" if parameters >= 1e9 else f"{parameters / 1e6:.3g}M"

@@ -13,7 +13,7 @@ from patch_algorithm.algorithm import PatchLevel
 from patch_algorithm.planning.verdict_evidence import EQUAL_COMPUTE, EQUAL_DATA, study_cells
 from patch_algorithm.stages.compute import planned_share
 
-__all__ = ["cost", "pages"]
+__all__ = ["cost", "pages", "size"]
 
 _DOCS = Path(__file__).parents[1]
 _RATIOS = tuple(Fraction(one) for one in ("1/4", "1/3", "1/2", "2/3", "3/4", "4/5"))
@@ -61,7 +61,7 @@ def _equal_data() -> str:
     ]
     for point in sorted(EQUAL_DATA, key=lambda one: one.tokens_per_parameter):
         lines.append(
-            f"| {_size(point.parameters)} | {point.tokens / 1e9:.0f}B | {point.tokens_per_parameter:.0f} | "
+            f"| {size(point.parameters)} | {point.tokens / 1e9:.0f}B | {point.tokens_per_parameter:.0f} | "
             f"{point.token_perplexity:.2f} | {point.patch_perplexity:.2f} | {_signed(point.nats)} |"
         )
     return "\n".join(lines)
@@ -75,22 +75,23 @@ def _equal_compute() -> str:
     for cell in study_cells():
         if cell.hold == "positions":
             (k, share), *_ = cell.stages
-            size, tokens = _size(cell.parameters), f"{cell.tokens_per_parameter:g}"
+            tokens = f"{cell.tokens_per_parameter:g}"
             bits = f"{_signed(cell.bits_per_byte)} bits a byte ({_signed(cell.low)} to {_signed(cell.high)})"
             lines.append(
-                f"| our study | {size} | {tokens} | {k} | {share:g} | {_signed(cell.nats_per_token)} | "
-                f"{cell.seeds} seeds; {bits} |"
+                f"| our study | {size(cell.parameters)} | {tokens} | {k} | {share:g} | "
+                f"{_signed(cell.nats_per_token)} | {cell.seeds} seeds; {bits} |"
             )
     for point in EQUAL_COMPUTE:
         tokens = "-" if point.tokens_per_parameter is None else f"{point.tokens_per_parameter:g}"
         lines.append(
-            f"| {point.source} | {_size(point.parameters)} | {tokens} | {point.k} | {point.share:g} | "
+            f"| {point.source} | {size(point.parameters)} | {tokens} | {point.k} | {point.share:g} | "
             f"{_signed(point.nats)} | {point.note} |"
         )
     return "\n".join(lines)
 
 
-def _size(parameters: float) -> str:
+def size(parameters: float) -> str:
+    """Such as ``370M``."""
     return f"{parameters / 1e9:.3g}B" if parameters >= 1e9 else f"{parameters / 1e6:.3g}M"
 
 

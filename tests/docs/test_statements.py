@@ -242,3 +242,16 @@ def test_the_papers_figures() -> None:
     assert round(EQUAL_DATA[0].tokens_per_parameter) == 122
     assert f"costs {few:.2f} nats at 122 tokens per parameter" in README
     assert f"nothing at about {BREAK_EVEN}" in README
+
+
+def test_how_far_seeds_of_the_study_lie_apart() -> None:
+    runs: dict[float, list[float]] = {}
+    rows = (ROOT / "benchmarks" / "study" / "results" / "runs.jsonl").read_text("utf-8").splitlines()
+    for row in map(json.loads, rows):
+        one = row["settings"]
+        if one["rate"] == 0.002 and not {"stages", "positions", "nudge", "replica"} & one.keys():
+            runs.setdefault(one["tokens_per_parameter"], []).append(row["bits_per_byte"])
+    far = {tokens: max(abs(bit - sum(bits) / len(bits)) for bit in bits) for tokens, bits in runs.items()}
+    page = words(DOCS / "study.md")
+    assert f"by up to {far.pop(20):.3f} at 20 tokens per parameter and by less than 0.008 from 40 on" in page
+    assert 0.007 < max(far.values()) < 0.008

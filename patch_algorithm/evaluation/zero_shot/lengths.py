@@ -1,4 +1,4 @@
-"""Items of tasks beside the context of a model."""
+"""Which items of a task fit the context of a model."""
 
 from __future__ import annotations
 
