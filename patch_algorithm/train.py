@@ -21,9 +21,7 @@ import logging
 import os
 import shlex
 import sys
-import traceback
 import warnings
-from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
@@ -82,7 +80,9 @@ def main(args: list[str], command: str = "patch_algorithm.train") -> int:
     except ValueError as error:
         if _NOTHING_LEFT in str(error):
             return _nothing_left(cfg, error, command)
-        if not _raised_by_us(error):
+        from patch_algorithm.common.command_line import anchor_of
+
+        if anchor_of(error) is None:
             raise
         return _complain(error, 2, command)
     return 0
@@ -156,16 +156,11 @@ def _nothing_left(cfg: Any, error: ValueError, command: str) -> int:
     return 0
 
 
-def _raised_by_us(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(__file__).parent in Path(frames[-1].filename).parents
-
-
 def _complain(error: Exception, status: int, command: str) -> int:
-    from patch_algorithm.common.redaction import redact
+    from patch_algorithm.common.command_line import complaint
 
     sys.stdout.flush()
-    sys.stderr.write(f"{command}: {redact(str(error))}\n")
+    sys.stderr.write(f"{complaint(command, error)}\n")
     return status
 
 

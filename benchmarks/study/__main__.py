@@ -76,9 +76,7 @@ def _add_reading(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     merge = add("merge", "append the runs of another file of results that are not here")
     merge.add_argument("source", type=Path)
     merge.set_defaults(command=_merge)
-    report = add("report", "print the tables; with --plot, draw the plot")
-    report.add_argument("--plot", type=Path, help="file of the headline plot, such as difference.png")
-    report.set_defaults(command=_report)
+    add("report", "print the tables").set_defaults(command=_report)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -168,12 +166,9 @@ def _merge(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from benchmarks.study.report import plot, tables
+    from benchmarks.study.report import tables
 
     print(tables(args.results))
-    if args.plot is not None:
-        plot(args.results, args.plot)
-        print(f"Written to {args.plot}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.study.cells import MAIN
 from benchmarks.study.settings import SIZES, Settings
@@ -130,8 +131,7 @@ def student(values: np.ndarray) -> float:
     n = len(values)
     if n < 2:
         return math.inf
-    quantiles = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 1 to 9 degrees of freedom
-    quantile = quantiles[min(n - 1, len(quantiles)) - 1]
+    quantile = stats.t.ppf(0.975, n - 1)
     return float(quantile * values.std(ddof=1) / math.sqrt(n))
 
 

@@ -12,11 +12,16 @@ from typing import Any
 
 from benchmarks.study.settings import Settings
 
-__all__ = ["MAIN", "Cell", "next_run", "plan"]
+__all__ = ["LAST", "MAIN", "SEEDS", "SMALLEST", "Cell", "next_run", "plan"]
 
 SMALLEST, MIDDLE, LARGEST = "0.16M", "0.31M", "0.56M"
 MAIN = ((4, 0.3),)
 """Stages of the patch arm: k = 4 for 30 % of the steps."""
+
+SEEDS = {4096: (1, 2, 3), 1024: tuple(range(1, 11))}
+"""Seeds that a finished cell has at the least, by the positions of a step."""
+LAST = 320
+"""Tokens per parameter at the end of the smallest size's line."""
 
 _GRID = (0.25, 0.5, 1.0, 2.0, 4.0)
 _FIRST_RATE = 4e-3
@@ -56,7 +61,7 @@ def plan(rows: Rows, assume: bool = False) -> list[Cell]:
     if rate is None:
         return cells
     base = replace(start, rate=rate)
-    cells += [Cell(f"line 0.16M, {t}", _pairs(base, t, (1, 2, 3))) for t in (20, 40, 80, 160)]
+    cells += [Cell(f"line 0.16M, {t}", _pairs(base, t, SEEDS[4096])) for t in (20, 40, 80, 160)]
     quarter, quarter_rate = _sweep(
         "rate sweep, quarter batch", replace(base, positions=1024), (1, 2), rows, assume
     )
@@ -64,9 +69,9 @@ def plan(rows: Rows, assume: bool = False) -> list[Cell]:
     if quarter_rate is None:
         return cells
     small = replace(base, positions=1024, rate=quarter_rate)
-    cells.append(Cell("update cell", _pairs(small, _SWEEP_AT, range(1, 11))))
+    cells.append(Cell("update cell", _pairs(small, _SWEEP_AT, SEEDS[1024])))
     cells.append(Cell("noise floor, patch arm", _noise(replace(base, stages=MAIN), (1, 2, 3))))
-    cells.append(Cell("line 0.16M, 320", _pairs(base, 320, (1, 2, 3))))
+    cells.append(Cell(f"line 0.16M, {LAST}", _pairs(base, LAST, SEEDS[4096])))
     cells.append(
         Cell(
             "deciding seeds",

@@ -14,17 +14,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study.analysis import Comparison, Interval, combined, fit, headline, is_main, noise
-from benchmarks.study.cells import MAIN, SMALLEST
+from benchmarks.study.cells import LAST, MAIN, SEEDS, SMALLEST
 
 __all__ = ["Decision", "decide"]
 
 SUPPORTED, REFUTED, OPEN = "supported", "refuted", "open"
 _NO_SLOPE = 0.003
 """Bits per byte per doubling: a slope within it is none."""
-_SEEDS = {4096: 3, 1024: 10}
-"""Seeds of a finished cell, by the positions of a step."""
-_LAST = 320
-"""Tokens per parameter at the end of the line."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -56,7 +52,7 @@ def decide(rows: Rows, comparisons: Sequence[Comparison]) -> list[Decision]:
     Returns:
         One decision for each of H1 to H5.
     """
-    several = [one for one in comparisons if len(one.seeds) >= _SEEDS.get(one.settings.positions, 1)]
+    several = [one for one in comparisons if len(one.seeds) >= len(SEEDS[one.settings.positions])]
     line = [one for one in headline(several) if one.settings.size == SMALLEST]
     floor = max(
         (abs(value) for kind, found in noise(rows).items() if "nudged" in kind for value in found),
@@ -95,8 +91,8 @@ def _somewhere(line: Sequence[Comparison], floor: float) -> tuple[str, str]:
     below = [tokens for tokens, one in found.items() if one.high < -floor]
     if below and not any(one.low > 0 for tokens, one in found.items() if tokens > below[-1]):
         # "No later cell above 0" is not known before the last cell is.
-        return (SUPPORTED, f"{told}.") if _LAST in found else (OPEN, f"{told}; {_LAST} is not finished.")
-    if all(tokens in found and found[tokens].low > 0 for tokens in (160, _LAST)):
+        return (SUPPORTED, f"{told}.") if LAST in found else (OPEN, f"{told}; {LAST} is not finished.")
+    if all(tokens in found and found[tokens].low > 0 for tokens in (160, LAST)):
         return REFUTED, f"{told}."
     return OPEN, f"{told or 'No cell is finished'}."
 

@@ -1,4 +1,4 @@
-"""Tables and plots of the results."""
+"""Tables of the results. `docs/pictures/study.py` draws the plot."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study.analysis import Comparison, compare, documents_of, fit, headline, noise
+from benchmarks.study.analysis import Comparison, compare, documents_of, fit, noise
 from benchmarks.study.hypotheses import decide
 from benchmarks.study.settings import SIZES, Settings
 from benchmarks.study.store import read_rows
 
-__all__ = ["PUBLIC", "load", "plot", "tables"]
-
-PUBLIC = (
-    ("HST-MiniMind", 49, -0.026, "5M, one seed"),
-    ("HST-MiniMind", 295, -0.047, "5M, one seed"),
-    ("TokenSuperPaper", 1.9, -0.038, "345M, one seed"),
-)
-"""Public differences at equal compute: source, tokens per parameter, nats per token, remark."""
+__all__ = ["load", "tables"]
 
 
 def load(results: Path) -> tuple[dict[str, dict[str, Any]], list[Comparison]]:
@@ -44,55 +37,6 @@ def tables(results: Path) -> str:
     hours = sum(row["cpu_seconds"] for row in rows.values()) / 3600
     parts.append(f"{len(rows)} runs, {hours:.1f} CPU hours.")
     return "\n\n".join(parts) + "\n"
-
-
-def plot(results: Path, out: Path) -> None:
-    """Draws the headline plot: the difference against tokens per parameter, a line for each size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    _, comparisons = load(results)
-    figure, (ours, theirs) = pyplot.subplots(1, 2, figsize=(10, 4.2), width_ratios=(2, 1))
-    _draw_ours(ours, comparisons)
-    for name, tokens, nats, remark in PUBLIC:
-        theirs.plot([tokens], [nats], "^", label=f"{name} ({remark})")
-    for axes, unit in ((ours, "bits per byte"), (theirs, "nats per token, as published")):
-        axes.axhline(0, color="grey", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_xlabel("tokens per parameter (token-level twin)")
-        axes.set_ylabel(f"patch minus token, {unit}")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
-    ours.set_title("This study: k=4, 30 % of the steps, equal compute; below 0 patches win", fontsize=9)
-    theirs.set_title("Public points, other data and tokens", fontsize=9)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
-    pyplot.close(figure)
-
-
-def _draw_ours(axes: Any, comparisons: Sequence[Comparison]) -> None:
-    lines: dict[str, list[Comparison]] = {}
-    for one in headline(comparisons):
-        lines.setdefault(one.settings.size, []).append(one)
-    for size, cells in lines.items():
-        x = [one.settings.tokens_per_parameter for one in cells]
-        found = [one.interval() for one in cells]
-        (line,) = axes.plot(x, [each.value for each in found], "o-", label=f"{size} parameters")
-        color = line.get_color()
-        axes.fill_between(x, [e.low for e in found], [e.high for e in found], color=color, alpha=0.2)
-        for tokens, one in zip(x, cells, strict=True):
-            axes.plot([tokens] * len(one.seeds), one.by_seed(), ".", color=color)
-    for one in comparisons:
-        # The update cell alone has another batch.
-        if one.settings.positions != 4096:
-            each = one.interval()
-            error = [[each.value - each.low], [each.high - each.value]]
-            x = one.settings.tokens_per_parameter * 1.06
-            label = f"{one.settings.size}, a quarter of the batch"
-            axes.errorbar(x, each.value, yerr=error, fmt="s", color="black", label=label)
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> str:

@@ -36,6 +36,11 @@ ROOMS = {
 }
 """Headings of the page, by room of the package."""
 
+PASSED_ON = "This part passes on the message of what it reads or calls."
+
+_NOT_SHOWN = {"AttributeError", "typer.Exit", "NotImplementedError", "KeyError", "StopIteration"}
+"""Raised for programs, or without a message."""
+
 _RAISED = {"ValueError", "OSError", "RuntimeError", "TypeError", "FileNotFoundError"}
 
 
@@ -80,24 +85,50 @@ def silent() -> list[str]:
 
 
 def errors() -> str:
-    """The messages by room, each with an anchor made of its words."""
-    by_room: dict[str, list[Message]] = {room: [] for room in ROOMS}
+    """The messages by room and module. Both have anchors; commands name the module's."""
+    by_module: dict[str, list[Message]] = {module: [] for module in refusing_modules()}
     for message in messages():
-        room, _, rest = message.module.partition(".")
-        by_room.setdefault(room if rest else "", []).append(message)
+        by_module.setdefault(message.module, []).append(message)
+    by_room: dict[str, list[str]] = {room: [] for room in ROOMS}
+    for module in sorted(by_module):
+        room, _, rest = module.partition(".")
+        by_room.setdefault(room if rest else "", []).append(module)
     taken: set[str] = set()
     parts = []
-    for room, found in by_room.items():
-        if found:
+    for room, modules in by_room.items():
+        if modules:
             parts.append(f"### {ROOMS.get(room, room)}")
-            parts += [_message_entry(one, taken) for one in sorted(found)]
+        for module in modules:
+            parts.append(
+                f"[`[{module_anchor(module)}]`]{{#{module_anchor(module)}}} `patch_algorithm.{module}`"
+            )
+            parts += [_message_entry(one, taken) for one in sorted(by_module[module])] or [PASSED_ON]
     return "\n\n".join(parts)
+
+
+def refusing_modules() -> list[str]:
+    """The modules that raise errors, whether or not they write the message themselves."""
+    found = []
+    for path in source_files():
+        raised = {
+            node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Raise) and node.exc is not None
+        }
+        if {ast.unparse(one) for one in raised} - _NOT_SHOWN:
+            found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return found
 
 
 def anchor(text: str) -> str:
     """An id made of the first words of a message, which changes only when they do."""
     words = re.findall(r"[a-z0-9]+", text.replace(HOLE, " ").lower())
     return "error-" + "-".join(words[:8])
+
+
+def module_anchor(module: str) -> str:
+    """What a command prints in brackets after the messages of a module."""
+    return "-".join(part.strip("_") for part in module.split(".")).replace("_", "-")
 
 
 def findings() -> str:
@@ -142,7 +173,7 @@ def _message_entry(one: Message, taken: set[str]) -> str:
     taken.add(name)
     first, rest = _first_sentence(one.text)
     below = [_plain(rest)] if rest else []
-    below.append(f"*{one.kind}, `patch_algorithm.{one.module}`*")
+    below.append(f"*{one.kind}*")
     return f"[{_plain(first)}]{{#{name}}}\n: " + "\n\n  ".join(below)
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
 from patch_algorithm.common.redaction import redact
 
-__all__ = ["errors_as_exit_codes", "examples"]
+__all__ = ["anchor_of", "complaint", "errors_as_exit_codes", "examples"]
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 def examples(*commands: str, codes: Sequence[str] = ()) -> str:
@@ -21,6 +25,25 @@ def examples(*commands: str, codes: Sequence[str] = ()) -> str:
     if codes:
         shown.append(f"Exit codes: {'; '.join(codes)}.")
     return "\n\n".join(shown)
+
+
+def complaint(command: str, error: BaseException) -> str:
+    """What a command says of an error: one line without secrets, and where the errors page has it."""
+    anchor = anchor_of(error)
+    return redact(f"{command}: {error}") + (f" [{anchor}]" if anchor else "")
+
+
+def anchor_of(error: BaseException) -> str | None:
+    """The anchor on the documentation's errors page: the module that raised, ``planning-config``.
+
+    ``None`` for an error of another package, which the page does not have.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_in = Path(frames[-1].filename).resolve() if frames else Path()
+    if not raised_in.is_relative_to(_PACKAGE.resolve()):
+        return None
+    parts = raised_in.relative_to(_PACKAGE.resolve()).with_suffix("").parts
+    return "-".join(part.strip("_") for part in parts).replace("_", "-")
 
 
 @contextmanager
@@ -42,5 +65,5 @@ def errors_as_exit_codes(command: str, *, when_stopped: str = "stopped.") -> Ite
         typer.echo(f"patch-level {command}: {when_stopped}", err=True)
         raise typer.Exit(130) from error
     except (ValueError, OSError) as error:
-        typer.echo(f"patch-level {command}: {redact(str(error))}", err=True)
+        typer.echo(complaint(f"patch-level {command}", error), err=True)
         raise typer.Exit(2) from error

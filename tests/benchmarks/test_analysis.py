@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.study.analysis import combined, compare, fit, headline, noise
 from benchmarks.study.cells import MAIN
-from benchmarks.study.report import load, plot, tables
+from benchmarks.study.report import load, tables
 from benchmarks.study.settings import SIZES, Settings
 from tests.benchmarks.rows import BYTES, TOKENS, pairs, row, write
 
@@ -48,7 +48,7 @@ def test_a_difference_is_that_of_pairs_and_its_interval_holds_it() -> None:
     interval = one.interval()
     assert interval.value == pytest.approx(0.02)
     assert 0.009 < interval.low < 0.02 < interval.high < 0.031
-    assert one.t_interval() == pytest.approx(4.303 * 0.01 / math.sqrt(3))
+    assert one.t_interval() == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
     assert one.nats_per_token() == pytest.approx(0.02 * math.log(2) * sum(BYTES) / sum(TOKENS))
 
 
@@ -118,12 +118,10 @@ def test_the_headline_is_of_the_main_arm_at_the_rate_of_the_line() -> None:
     assert {one.settings for one in headline(comparisons)} == {replace(line, seed=0) for line in LINES}
 
 
-def test_tables_and_plot_are_made(tmp_path: Path) -> None:
+def test_tables_are_made(tmp_path: Path) -> None:
     results = write(tmp_path, pairs(LINES, law) | pairs([UPDATES], law, seeds=range(1, 11)))
     assert len(load(results)[1]) == len(LINES) + 1
     text = tables(results)
     assert f"{law(LINES[0]):+.4f}" in text
     assert "| d (ln updates) | -0.02000 |" in text
     assert "| H4 | Larger models gain more. | supported | b is -0.050 " in text
-    plot(results, tmp_path / "difference.png")
-    assert (tmp_path / "difference.png").read_bytes().startswith(b"\x89PNG")

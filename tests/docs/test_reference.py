@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from patch_algorithm.checks import CATALOGUE
+from patch_algorithm.cli import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -100,6 +102,32 @@ def test_every_error_is_on_the_page(made: SimpleNamespace) -> None:
     page = expanded(made, "errors")
     anchors = re.findall(r"\{#(error-[\w-]+)\}", page)
     assert len(anchors) == len(found) == len(set(anchors))
+
+
+def test_what_a_command_prints_in_brackets_is_on_the_page(made: SimpleNamespace, tmp_path: Path) -> None:
+    page = expanded(made, "errors")
+    (tmp_path / "run.yaml").write_text("model: [")
+    for args in (
+        ["plan", str(tmp_path / "run.yaml")],
+        ["doctor", str(tmp_path / "absent.yaml")],
+        ["data", "info", str(tmp_path / "absent")],
+        ["recipe", "absent"],
+        ["report", str(tmp_path / "absent")],
+        ["eval", str(tmp_path / "absent"), "--data", str(tmp_path)],
+    ):
+        done = CliRunner().invoke(app, args)
+        assert done.exit_code == 2, done.output
+        printed = re.search(r"\[([\w-]+)\]$", done.stderr.strip())
+        assert printed, done.stderr
+        assert page.count(f"{{#{printed[1]}}}") == 1
+
+
+def test_every_part_that_refuses_has_one_anchor(made: SimpleNamespace) -> None:
+    page = expanded(made, "errors")
+    modules = made.errors.refusing_modules()
+    assert len(modules) > 100
+    for module in {*modules, *(one.module for one in made.errors.messages())}:
+        assert page.count(f"{{#{made.errors.module_anchor(module)}}}") == 1, module
 
 
 def test_a_message_is_found_by_its_words(made: SimpleNamespace) -> None:
