@@ -85,7 +85,7 @@ def flops_of_step(size: str, args: argparse.Namespace) -> float:
 
 
 def measure(size: str, attention: str, k: int, args: argparse.Namespace) -> tuple[str, float]:
-    """A line of the table, and the raw tokens a second of all ranks."""
+    """A line of the table, and the raw tokens per second of all ranks."""
     if args.table6:  # the same raw tokens a step
         args = argparse.Namespace(**{**vars(args), "rows": max(1, args.rows // k)})
     if torch.cuda.is_available():

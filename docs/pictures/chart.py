@@ -23,7 +23,7 @@ def draw_runs(drawing: Drawing) -> None:
     drawing.text(
         0,
         34,
-        f"eval loss at token level, nats a token; {patch.parameters / 1e6:.1f}M parameters",
+        f"eval loss at token level, nats per token; {patch.parameters / 1e6:.1f}M parameters",
         color=muted,
     )
     _axes(drawing, scale)

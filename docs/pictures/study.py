@@ -52,7 +52,7 @@ def draw_study(drawing: Drawing) -> None:
 
 
 def _ours(drawing: Drawing, axes: _Axes) -> None:
-    _frame(drawing, axes, "Our study", "patch minus token-only, bits a byte; 0.16M parameters")
+    _frame(drawing, axes, "Our study", "patch minus token-only, bits per byte; 0.16M parameters")
     color = drawing.palette.theme.lines[0]
     cells = finished()
     points = [(axes.x(one.settings.tokens_per_parameter), axes.y(one.by_seed().mean())) for one in cells]
@@ -70,7 +70,7 @@ def _ours(drawing: Drawing, axes: _Axes) -> None:
 
 
 def _public(drawing: Drawing, axes: _Axes) -> None:
-    _frame(drawing, axes, "Public pairs", "patch minus token-only, nats a token; one run each")
+    _frame(drawing, axes, "Public pairs", "patch minus token-only, nats per token; one run each")
     color = drawing.palette.theme.lines[1]
     shown = [point for point in EQUAL_COMPUTE if point.tokens_per_parameter is not None]
     places = [(axes.x(point.tokens_per_parameter or 1), axes.y(point.nats)) for point in shown]

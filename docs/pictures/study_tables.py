@@ -66,7 +66,7 @@ def _noise() -> str:
         "repeated": "an exact repetition",
         "seeds": "another seed (difference to the mean)",
     }
-    lines = ["| arm | what was changed | runs | largest difference, bits a byte |", "|---|---|--:|--:|"]
+    lines = ["| arm | what was changed | runs | largest difference, bits per byte |", "|---|---|--:|--:|"]
     for kind, values in sorted(noise(rows).items()):
         arm, _, what = kind.partition(", ")
         lines.append(f"| {arm} | {names[what]} | {len(values)} | {max(abs(value) for value in values):.5f} |")
@@ -76,7 +76,7 @@ def _noise() -> str:
 def _sweep() -> str:
     rows, _ = load(_RESULTS)
     cells = [cell for cell in plan(rows) if cell.name.startswith("rate sweep")]
-    lines = ["| sweep | learning rate | seeds | mean, bits a byte |", "|---|--:|--:|--:|"]
+    lines = ["| sweep | learning rate | seeds | mean, bits per byte |", "|---|--:|--:|--:|"]
     for cell in cells:
         rates: dict[float, list[float]] = {}
         for run in cell.runs:
@@ -91,7 +91,7 @@ def _sweep() -> str:
 
 
 def _hypotheses() -> str:
-    lines = ["| | hypothesis | so far | numbers, bits a byte |", "|---|---|---|---|"]
+    lines = ["| | hypothesis | so far | numbers, bits per byte |", "|---|---|---|---|"]
     for one in decide(*load(_RESULTS)):
         lines.append(f"| {one.name} | {one.claim} | **{one.status}** | {one.numbers.replace('-0.', '−0.')} |")
     return "\n".join(lines)

@@ -76,8 +76,8 @@ class PatchLevel(Algorithm):
             ``[{k: 8, until: 0.3dur}, {k: 4, until: 0.6dur}]``, then token level. Rows longer than
             ``k * seq_len`` are cut to it in each stage. Default: one stage of ``k`` until ``ratio``.
         target_weights (str | list[float], optional): How much each token of the next patch counts in the
-            loss: ``'uniform'``; ``'inverse'``, which is ``1 / i`` for the i-th token (slightly better from
-            ``k=8`` on, by the published ablation); or ``k`` numbers, which are scaled to a mean of 1.
+            loss: ``'uniform'``; ``'inverse'``, which is ``1 / i`` for the i-th token (better by 0.002 nats
+            from ``k=10`` on, by the published ablation); or ``k`` numbers, which are scaled to a mean of 1.
             Default: ``'uniform'``.
         loss_kernel (str, optional): What computes the loss: ``'torch'`` (any device), ``'triton'`` (fused
             kernels, CUDA only), or ``'auto'``, which is torch until the fused kernels have been timed on a

@@ -59,7 +59,7 @@ def summary(record: RunRecord, places: Mapping[str, str], note: str | None = Non
 def _comparison(record: RunRecord, flops: str = "") -> list[str]:
     lines = []
     if record.speedup is not None:
-        lines.append(f"speed: the patch stage took in raw tokens {record.speedup:.2f} times as fast")
+        lines.append(f"speed: the patch stage read raw tokens {record.speedup:.2f} times as fast")
     lines.append(
         f"compute: {record.compute_share():.3f} of token-only training on the same raw tokens{flops}"
     )

@@ -199,7 +199,7 @@ class RunRecord:
 
     @property
     def speedup(self) -> float | None:
-        """How many times as many raw tokens a second the patch stages took in as the token stage.
+        """How many times as many raw tokens per second the patch stages read as the token stage.
 
         Over all timed steps of each, and ``None`` unless there were both.
         """

@@ -188,11 +188,11 @@ def _verdict(verdict: Verdict) -> list[str]:
         lines += wrapped(line, "  - ")
     if verdict.points:
         lines += wrapped(
-            "Public pairs at equal compute, patch minus token, in nats a token, one run each:", "    "
+            "Public pairs at equal compute, patch minus token, in nats per token, one run each:", "    "
         )
         lines += _indented(table([_POINT_HEAD, *map(_point, verdict.points)]), 6)
     if verdict.study:
-        lines += wrapped("Our own study, patch minus token, in bits a byte:", "  - ")
+        lines += wrapped("Our own study, patch minus token, in bits per byte:", "  - ")
         lines += _indented(table([_CELL_HEAD, *map(_cell, verdict.study)]), 6)
     for caveat in verdict.caveats:
         lines += wrapped(caveat, "  - ")

@@ -144,10 +144,10 @@ def _headline(run: RunCost, data: Answer, compute: Answer) -> str:
 
 def _equal_data(per_parameter: float, difference: float) -> str:
     low, high = _FITTED
-    expected = f"about {difference:+.3f} nats a token"
+    expected = f"about {difference:+.3f} nats per token"
     if not low / _MARGIN <= per_parameter <= high * _MARGIN:
         direction = "higher" if difference > 0 else "lower"
-        expected = f"a {direction} loss, of the order of {difference:+.2f} nats a token"
+        expected = f"a {direction} loss, of the order of {difference:+.2f} nats per token"
     text = (
         f"Equal data: {number(per_parameter)} raw tokens per parameter; expect {expected} against token-only "
         "training. That is a least-squares fit, 0.1368 - 0.02354 ln(tokens per parameter), of the seven "
@@ -193,7 +193,7 @@ def small_models() -> str:
         for cell in cells
     )
     sizes = " and ".join(dict.fromkeys(number(cell.parameters) for cell in cells))
-    return f"our own study of {sizes} parameters, where patch runs ended, in bits a byte, {ends}"
+    return f"our own study of {sizes} parameters, where patch runs ended, in bits per byte, {ends}"
 
 
 def _at_equal_compute() -> list[StudyCell]:
@@ -242,6 +242,6 @@ def _caveats(run: RunCost, ks: tuple[int, ...], parameters: int) -> Iterable[str
         "`patch-level doctor` checks the schedule."
     )
     yield (
-        "A comparison is fair only against a token-only run that ends its own decay, as `--twin` writes: the "
-        "replication found that 85 % of an apparent 1.9-fold speed-up was the baseline's undecayed rate."
+        "A comparison is fair only against a token-only run that ends its own decay, as `--twin` writes: in the "
+        "replication an apparent speed-up of 1.9 was about 1.2 against such a run."
     )

@@ -1,6 +1,6 @@
 """What is known of patch-level training against token-level training, in numbers with their sources.
 
-Differences are patch minus token, in nats a token where nothing else is said: below zero patches win.
+Differences are patch minus token, in nats per token where nothing else is said: below zero patches win.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The verdict: what patches changed at equal data and at equal compute, where the comparison is fair.
 
 A loss is compared between runs that came to their end with their learning rate decayed. A baseline read in
-the middle of its schedule looks worse than it is: an independent replication of token superposition found
-that 85 % of an apparent 1.9-fold speed-up was the baseline's undecayed rate.
+the middle of its schedule looks worse than it is: in an independent replication of token superposition
+an apparent speed-up of 1.9 was about 1.2 between runs that had both ended their decay.
 """
 
 from __future__ import annotations

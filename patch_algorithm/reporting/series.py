@@ -42,7 +42,7 @@ def rates(group: Group) -> list[Curve]:
 
 
 def speed(group: Group) -> list[Curve]:
-    """Raw tokens a second over raw tokens, one curve for each stage."""
+    """Raw tokens per second over raw tokens, one curve for each stage."""
     return [
         _medians([_speeds(run, index) for run in group.runs if index < len(run.spans)])
         for index in range(len(group.spans))

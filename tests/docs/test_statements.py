@@ -132,7 +132,7 @@ def test_the_readme_names_what_is_logged() -> None:
     assert "cost" not in row
     listed = words(DOCS / "metrics.md")
     for said, metric in (
-        ("tokens a second", "patch_monitor/raw_tokens_per_sec"),
+        ("tokens per second", "patch_monitor/raw_tokens_per_sec"),
         ("FLOPs", "patch_monitor/flops"),
         ("time left", "patch_monitor/seconds_left"),
     ):
@@ -219,7 +219,7 @@ def test_the_studys_figures() -> None:
     assert answer in words(DOCS / "faq.md")
     page = words(DOCS / "study.md")
     assert lost in page
-    falls = f"from {cells[20].bits_per_byte:+.3f} bits a byte at 20 tokens per parameter through about zero"
+    falls = f"from {cells[20].bits_per_byte:+.3f} bits per byte at 20 tokens per parameter through about zero"
     assert page.count(f"{falls} at 80 to −{at[160]} at 160") == 2
 
 

@@ -85,7 +85,7 @@ def test_summary() -> None:
         "  stage      steps  raw tokens  positions  raw tokens/s  steps/s  loss, first to last tenth",
         "  patch k=4    400   1,638,400    409,600         8,192     2.00             7.902 -> 6.098",
         "  token        200     819,200    819,200         2,048     0.50             5.452 -> 4.548",
-        "  speed: the patch stage took in raw tokens 4.00 times as fast",
+        "  speed: the patch stage read raw tokens 4.00 times as fast",
         "  compute: 0.500 of token-only training on the same raw tokens",
         "  eval loss (token level): 6.000 at the switch (batch 400), 4.400 at the end (batch 600)",
         "  checkpoint: runs/x/latest.pt",
@@ -109,7 +109,7 @@ def test_cost_table() -> None:
         "  stage      steps  raw tokens  raw tokens/s  positions/s  TFLOP/s    MFU  peak memory",
         "  patch k=4      3         300           100           25       25  25.0%      1.50 GB",
         "  token          3         300            50           50       50  50.0%      2.00 GB",
-        "  speed: the patch stage took in raw tokens 2.00 times as fast",
+        "  speed: the patch stage read raw tokens 2.00 times as fast",
         "  compute: 0.625 of token-only training on the same raw tokens, 3.75e+14 FLOPs",
         "  time: 29 s of training, 1 min 15 s of evaluation",
     ]
