@@ -76,7 +76,9 @@ def _equal_compute() -> str:
         if cell.hold == "positions":
             (k, share), *_ = cell.stages
             tokens = f"{cell.tokens_per_parameter:g}"
-            bits = f"{_signed(cell.bits_per_byte)} bits per byte ({_signed(cell.low)} to {_signed(cell.high)})"
+            bits = (
+                f"{_signed(cell.bits_per_byte)} bits per byte ({_signed(cell.low)} to {_signed(cell.high)})"
+            )
             lines.append(
                 f"| our study | {size(cell.parameters)} | {tokens} | {k} | {share:g} | "
                 f"{_signed(cell.nats_per_token)} | {cell.seeds} seeds; {bits} |"

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from patch_algorithm.checks.learning_rate import check_weight_decay
 from patch_algorithm.common.arguments import is_number, is_whole, whole_number
 from patch_algorithm.data.dataset.description import DatasetInfo
+from patch_algorithm.data.dataset.remote import is_url
 from patch_algorithm.planning.data_on_disk import id_count
 from patch_algorithm.planning.run_file import RunFile
 from patch_algorithm.planning.yaml_edits import Document
@@ -164,18 +165,33 @@ def _rows(document: Document, data: str | None, info: DatasetInfo | None, k: int
     )
     if info is None:
         return
+    _data(document, str(data), info)
+
+
+def _data(document: Document, data: str, info: DatasetInfo) -> None:
+    """Lets the loaders read a converted dataset, with the tokenizer that it was written with."""
+    place, other = ("remote", "local") if is_url(data) else ("local", "remote")
     loaders = [("train_loader", "train")]
-    if isinstance(document.get(("eval_loader",)), dict):
+    if isinstance(evals := document.get(("eval_loader",)), list):
+        raise ValueError(
+            f"eval_loader is a list of {len(evals)}, which would go on reading the data of the stock file, "
+            "written with another tokenizer. Before --data, leave one mapping or none; add the others "
+            "afterwards, on data of the same tokenizer."
+        )
+    if isinstance(evals, dict):
         loaders.append(("eval_loader", "val" if "val" in info.row_tokens else "train"))
     for loader, split in loaders:
         document.set((loader, "name"), "pile", "checks rows and tokenizer before the first step")
-        document.set((loader, "dataset", "local"), data, "the converted dataset")
-        document.remove((loader, "dataset", "remote"), "the data is in local")
+        document.set((loader, "dataset", place), data, "the converted dataset")
+        document.remove((loader, "dataset", other), f"the data is in {place}")
         document.set((loader, "dataset", "split"), split, "a split of this dataset")
         document.remove((loader, "dataset", "tokenizer_name"), "not a key of this loader")
-    tokenizer = os.path.join(str(data), "tokenizer")
-    if os.path.isdir(tokenizer):
-        document.set(("tokenizer", "name"), tokenizer, "the tokenizer that the data was written with")
+    own = os.path.join(data, "tokenizer")
+    document.set(
+        ("tokenizer", "name"),
+        own if os.path.isdir(own) else info.tokenizer.name,
+        "the tokenizer that the data was written with",
+    )
 
 
 def _batch(document: Document, run: RunFile, T_before: int, T: int) -> None:

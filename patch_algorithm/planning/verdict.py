@@ -242,6 +242,6 @@ def _caveats(run: RunCost, ks: tuple[int, ...], parameters: int) -> Iterable[str
         "`patch-level doctor` checks the schedule."
     )
     yield (
-        "A comparison is fair only against a token-only run that ends its own decay, as `--twin` writes: in the "
-        "replication an apparent speed-up of 1.9 was about 1.2 against such a run."
+        "A comparison is fair only against a token-only run that ends its own decay, as `--twin` writes: in "
+        "the replication an apparent speed-up of 1.9 was about 1.2 against such a run."
     )

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from patch_algorithm.checks import Finding, Severity
 from patch_algorithm.cli import app
+from patch_algorithm.data.dataset.description import DatasetInfo
 from patch_algorithm.planning.config import read_config
 from patch_algorithm.planning.doctor import examine
 from patch_algorithm.planning.init_config import InitOptions, rewrite
@@ -147,6 +148,26 @@ def test_the_two_lines_may_be_there_already() -> None:
     kept = result("{k: 2, ratio: 0.5}")
     assert kept == rewritten(MPT_SMALL_CPU, k=2, ratio="0.5")
     assert result("{k: 2, ratio: 0.5}", k=4)["algorithms"]["patch_level"]["k"] == 4
+
+
+def test_data_of_an_object_store_is_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shards are cached in ``local``, which a folder's data would be read from."""
+    folder = write_corpus(tmp_path) / "mds"
+    description = DatasetInfo.read(str(folder))
+    monkeypatch.setattr(DatasetInfo, "read", staticmethod(lambda place: description))
+    new = rewritten(MPT_1B, data="s3://bucket/pile")
+    for loader in ("train_loader", "eval_loader"):
+        assert new[loader]["dataset"]["remote"] == "s3://bucket/pile"
+        assert "local" not in new[loader]["dataset"]
+    assert new["tokenizer"]["name"] == description.tokenizer.name
+
+
+def test_a_list_of_eval_loaders_is_not_left_on_other_data(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path) / "mds"
+    stock = yaml.safe_load(MPT_1B)
+    stock["eval_loader"] = [stock["eval_loader"]]
+    with pytest.raises(ValueError, match="eval_loader is a list of 1"):
+        rewrite(yaml.safe_dump(stock), InitOptions(data=str(folder)))
 
 
 @pytest.mark.parametrize(
