@@ -96,9 +96,11 @@ def _settle_process() -> None:
     # torchrun has another name for the rank of a node than Composer.
     if "GROUP_RANK" in os.environ:
         os.environ.setdefault("NODE_RANK", os.environ["GROUP_RANK"])
+    from patch_algorithm.common.machine import usable_cores
+
     # The launcher leaves this unset, and every process would then start a thread for every core.
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks)))
     # Threads that spin while they wait cost several times the run where anything else uses the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -133,13 +135,6 @@ def _announce_idle_gpus(command: str) -> None:
             f"{command}: one process, so one of this machine's {devices} GPUs. To train on all of them: "
             "composer -m patch_algorithm.train RUN.yaml\n"
         )
-
-
-def _cores() -> int:
-    # What this process may use, which in a container is less than what the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _nothing_left(cfg: Any, error: ValueError, command: str) -> int:

@@ -135,25 +135,28 @@ def _check_cuts(T: int, k: int, L: int) -> None:
         )
 
 
-def check_microbatch(pieces: int, microbatch: object, model: ComposerModel) -> None:
+def check_microbatch(pieces: int, microbatch: object, automatic: bool, model: ComposerModel) -> None:
     """Checks that every microbatch of cut, padded rows has a scored label.
 
     Args:
         pieces: Pieces that the token stage cuts a row into.
         microbatch: The trainer's ``device_train_microbatch_size``.
+        automatic: Whether the trainer halves it where memory is short.
         model: A mean over scored labels, such as that of Hugging Face's models and of
             ``torch.nn.functional.cross_entropy``, is NaN where there is none. MPT guards against it.
 
     Raises:
         ValueError: If a microbatch can hold only the padding of a row.
     """
-    if not is_mpt(model) and isinstance(microbatch, int) and microbatch % pieces:
-        raise ValueError(
-            f"The token stage cuts each row into {pieces} pieces, and "
-            f"device_train_microbatch_size={microbatch} is not a multiple of {pieces}: a microbatch that "
-            f"holds only padding would make the loss NaN. Set it to a multiple of {pieces}, or pack the "
-            "rows."
-        )
+    if is_mpt(model) or not isinstance(microbatch, int) or (not automatic and microbatch % pieces == 0):
+        return
+    given = "auto" if automatic else microbatch
+    fault = "may become a size that is not" if automatic else "is not"
+    raise ValueError(
+        f"The token stage cuts each row into {pieces} pieces, and device_train_microbatch_size={given} "
+        f"{fault} a multiple of {pieces}: a microbatch that holds only padding would make the loss NaN. "
+        f"Set it to a multiple of {pieces}, or pack the rows."
+    )
 
 
 def check_padding_side(batch: Mapping[str, Any], model: ComposerModel) -> None:

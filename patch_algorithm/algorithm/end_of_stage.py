@@ -95,8 +95,12 @@ class EndOfStage:
 
 
 def _is_switched_on(interval: _Interval, state: State) -> bool:
-    """Whether an evaluator evaluates at all: at the end of a run Composer's do, unless they are 0."""
-    return interval(at_end_of_run(state), Event.FIT_END)
+    """Whether an evaluator evaluates at all: at the end of a run Composer's do, unless they are 0.
+
+    A callable of the user's is never asked there by Composer, and need not know that event.
+    """
+    made_by_composer = (getattr(interval, "__module__", None) or "").split(".")[0] == "composer"
+    return not made_by_composer or interval(at_end_of_run(state), Event.FIT_END)
 
 
 def _acts_at_end_of_epoch(interval: _Interval, state: State, event: Event) -> bool:

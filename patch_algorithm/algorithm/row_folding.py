@@ -100,7 +100,9 @@ class RowFolder:
         if keys:
             self._announce_unread_tokens(batch, folded)
         if not any(scored := folded["loss_generating_tokens"]):
-            scored[:1] = [1]  # rows are too short: Composer divides by the sum, and the patch loss is 0
+            # Rows are too short, and the patch loss is 0. Composer divides by the sum over ranks, which may
+            # be 0; asking the others would cost each step a collective for one pair in all of theirs.
+            scored[:1] = [1]
         return keep_pinned(loaded, folded)
 
     def at_token_level(self, batch: Any, state: State) -> Any:
@@ -131,7 +133,8 @@ class RowFolder:
             for K in remaining or [1]:
                 check_rows(T, K, L, padded, first=not self._row_lengths)
             if padded and T > L:
-                check_microbatch(T // L, state.device_train_microbatch_size, unwrap(state.model))
+                size, automatic = state.device_train_microbatch_size, state.auto_microbatching
+                check_microbatch(T // L, size, automatic, unwrap(state.model))
         elif not self.plan.stages and not self._row_lengths:
             warn(
                 f"patch_level has no effect: the run trains at token level, and rows of {T} tokens need no "

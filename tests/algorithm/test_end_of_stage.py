@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from composer import DataSpec, Evaluator, Trainer
-from composer.core import Callback, State
+from composer.core import Callback, Event, State
 from composer.loggers import InMemoryLogger, Logger
 from llmfoundry.data.utils import get_tokens_per_batch_func
 from torch.utils.data import DataLoader
@@ -43,6 +43,10 @@ class Said(Callback):
             self.after_step[int(state.timestamp.batch.value)] = self.capture.readouterr().err
 
 
+def _every_fourth_batch(state: State, event: Event) -> bool:
+    return event is Event.BATCH_END and int(state.timestamp.batch) % 4 == 0
+
+
 @pytest.mark.parametrize(
     ("ratio", "interval", "duration", "batches"),
     [
@@ -53,6 +57,8 @@ class Said(Callback):
         ("1ep", "3ba", "2ep", [3, 4, 6, 8]),
         (1.0, "3ba", "6ba", [3, 6]),  # the end of the run evaluates by itself
         ("3ba", 0, "8ba", []),
+        # The end of a run is an event that a callable of the user's need not know.
+        ("3ba", _every_fourth_batch, "8ba", [3, 4, 8]),
     ],
 )
 def test_evaluated_once_at_the_switch(ratio: Any, interval: Any, duration: str, batches: list[int]) -> None:

@@ -43,6 +43,20 @@ def test_microbatches_of_nothing_but_padding_are_refused(microbatch: int, make: 
         trainer.fit()
 
 
+def test_microbatches_that_the_trainer_may_halve_are_refused() -> None:
+    """``device_train_microbatch_size: auto`` exists on GPUs only: the state says so here."""
+    trainer = make_trainer(
+        make_padded_rows(8, 32),
+        [PatchLevel(k=2, ratio=0.5, seq_len=8)],
+        model=make_llama(),
+        max_duration="2ba",
+        device_train_microbatch_size=4,
+    )
+    trainer.state.auto_microbatching = True
+    with pytest.raises(ValueError, match=r"device_train_microbatch_size=auto may become .* multiple of 4"):
+        trainer.fit()
+
+
 def test_microbatches_of_whole_padded_rows_train() -> None:
     trainer = run(
         make_padded_rows(8, 32), [PatchLevel(k=2, ratio=0.5)], model=make_llama(), max_duration="2ba"

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from patch_algorithm import train
+from patch_algorithm.common import machine
 from tests.support import config, mpt
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -115,6 +116,18 @@ def test_rank_of_the_node_under_every_launcher(
             patch.setenv(name, value)
         train._settle_process()
         assert os.environ.get("NODE_RANK") == node
+
+
+def test_threads_of_a_rank_are_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores that a container may use: a quota leaves fewer than the machine shows."""
+    monkeypatch.setattr(machine, "usable_cores", lambda: 4)
+    with monkeypatch.context() as patch:
+        for name in (*OF_A_LAUNCHER, "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        patch.setenv("LOCAL_WORLD_SIZE", "2")
+        train._settle_process()
+        assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
 LAUNCHERS = {
