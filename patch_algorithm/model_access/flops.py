@@ -38,7 +38,7 @@ _LENGTHS = (8, 16, 32)
 _TOLERANCE = 0.01
 
 
-def flop_counter(model: ComposerModel) -> FlopCounter:
+def flop_counter(model: ComposerModel) -> FlopCounter | None:
     """Counts a model's FLOPs by running a copy of it that has no weights.
 
     A step of B rows of P positions takes ``B (a P + b P^2)``: matrix products with the weights, and
@@ -57,7 +57,7 @@ def flop_counter(model: ComposerModel) -> FlopCounter:
         model: The Composer model. It is left as it is, and so is the random state.
 
     Returns:
-        A function of a batch that has token ids (B, P); 0 for any other, and for all where there is no
+        A function of a batch that has token ids (B, P), which is 0 for any other; ``None`` where there is no
         figure.
     """
     try:
@@ -71,7 +71,7 @@ def flop_counter(model: ComposerModel) -> FlopCounter:
     return _of_ids(count)
 
 
-def _own_count(model: ComposerModel, reason: str) -> FlopCounter:
+def _own_count(model: ComposerModel, reason: str) -> FlopCounter | None:
     own: Callable[[Any], float] | None = getattr(model, "flops_per_batch", None)
     if callable(own) and all(parameter.requires_grad for parameter in model.parameters()):
         # llm-foundry's models count their parameters at the first call and keep the number.
@@ -80,7 +80,7 @@ def _own_count(model: ComposerModel, reason: str) -> FlopCounter:
     announce(
         f"FLOPs and MFU are not logged: the FLOPs of {type(model).__name__} cannot be counted ({reason})."
     )
-    return lambda batch: 0.0
+    return None
 
 
 def _of_ids(count: Callable[[int, int, Any], float]) -> FlopCounter:

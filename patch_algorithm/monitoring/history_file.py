@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,15 @@ class History:
     replaced: int = field(default=0, compare=False)
 
     def series(self, metric: str, x: str = "step") -> list[tuple[float, float]]:
-        """A metric's values and where they were logged.
+        """A metric's values and where they were logged; those whose x is not known are left out.
 
         Args:
             metric: Its name, such as ``loss/train/total`` or ``metrics/eval/LanguageCrossEntropy``.
             x: A field of :class:`.Moment`: ``step``, ``raw_tokens``, ``positions``, ``flops``, ``seconds``.
         """
         lines = [*self.steps, *self.evals]
-        return sorted((getattr(line.at, x), line.metrics[metric]) for line in lines if metric in line.metrics)
+        points = ((getattr(line.at, x), line.metrics[metric]) for line in lines if metric in line.metrics)
+        return sorted(point for point in points if point[0] is not None)
 
 
 def read(path: str | os.PathLike[str]) -> History:
@@ -141,7 +142,9 @@ def _moment(values: dict[str, Any]) -> Moment:
     for name, value in values.items():
         if not isinstance(value, (int, float)) and not (name == "flops" and value is None):
             raise TypeError(f"{name}={value!r} is not a number")
-    return Moment(**values)
+    moment = Moment(**values)
+    # Earlier versions wrote 0 where FLOPs could not be counted.
+    return replace(moment, flops=None) if moment.flops == 0 and moment.step > 0 else moment
 
 
 def _go_back(history: History, step: int) -> None:

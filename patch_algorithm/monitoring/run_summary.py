@@ -31,7 +31,7 @@ def cost_table(record: RunRecord, flops_available: float) -> str:
     lines = ["patch_monitor"]
     lines += table([_COSTS, *(_costs(stage, flops_available) for stage in record.stages)])
     total = record.total
-    lines += _comparison(record, f", {total.flops:.3g} FLOPs" if total.flops else "")
+    lines += _comparison(record, f", {record.flops:.3g} FLOPs" if record.flops else "")
     lines.append(
         f"time: {duration(total.seconds)} of training, {duration(record.eval_seconds)} of evaluation"
     )

@@ -132,6 +132,7 @@ class StageRecord:
         in_patches: Whether it is a patch stage.
         total: All its steps.
         timed: The same without the first step of each start, which compiles, allocates and fills caches.
+        uncounted: Steps whose FLOPs nobody could tell.
         losses: The trainer's loss of each step.
         last_step: Batches of the run after its latest step.
         last_eval: The latest evaluation made during the stage or at its end.
@@ -144,6 +145,7 @@ class StageRecord:
     in_patches: bool
     total: Cost = field(default_factory=Cost)
     timed: Cost = field(default_factory=Cost)
+    uncounted: int = 0
     losses: LossSeries = field(default_factory=LossSeries)
     last_step: int = 0
     last_eval: EvalRecord | None = None
@@ -152,6 +154,7 @@ class StageRecord:
     def add(self, step: Cost, first: bool) -> None:
         """Counts a step; ``first``: of this stage since the run was started or resumed."""
         self.total += step
+        self.uncounted += not step.flops
         if not first:
             self.timed += step
 
@@ -190,6 +193,13 @@ class RunRecord:
     def total(self) -> Cost:
         """The whole run so far."""
         return sum((stage.total for stage in self.stages), self.before)
+
+    @property
+    def flops(self) -> float | None:
+        """FLOPs of the whole run so far; ``None`` if those of any step are not known."""
+        # An earlier version did not count the steps without a figure; it has stages without one.
+        gaps = (stage.uncounted or (stage.total.steps and not stage.total.flops) for stage in self.stages)
+        return None if self.before.steps or any(gaps) else self.total.flops
 
     @property
     def switch(self) -> int | None:

@@ -153,7 +153,7 @@ class StageRecorder(Callback):
             step=int(state.timestamp.batch.value),
             raw_tokens=raw_tokens(state.timestamp),
             positions=round(total.positions),
-            flops=None if self._count_flops is None or self.record.before.steps else total.flops,
+            flops=None if self._count_flops is None else self.record.flops,
             seconds=state.timestamp.total_wct.total_seconds(),
         )
 

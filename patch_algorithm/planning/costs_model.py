@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from composer.models import ComposerModel
 
-from patch_algorithm.model_access.flops import flop_counter
+from patch_algorithm.model_access.flops import FlopCounter, flop_counter
 from patch_algorithm.model_access.reading import context_length, input_embedding
 from patch_algorithm.planning.run_file import RunFile
 
@@ -62,10 +62,8 @@ def read_model_facts(run: RunFile) -> ModelFacts:
     with _quiet():
         count = flop_counter(model)
 
-    def row_flops(P: int) -> float:
-        return count({"input_ids": torch.zeros(1, P, dtype=torch.long, device="meta")})
-
-    counted = row_flops(2) > 0
+    row_flops = None if count is None else _of_rows(count)
+    counted = row_flops is not None and row_flops(2) > 0
     return ModelFacts(
         name=type(getattr(model, "model", model)).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -74,6 +72,10 @@ def read_model_facts(run: RunFile) -> ModelFacts:
         row_flops=row_flops if counted else None,
         fault="" if counted else "its FLOPs cannot be counted",
     )
+
+
+def _of_rows(count: FlopCounter) -> Callable[[int], float]:
+    return lambda P: count({"input_ids": torch.zeros(1, P, dtype=torch.long, device="meta")})
 
 
 def _vocabulary(model: ComposerModel) -> int | None:

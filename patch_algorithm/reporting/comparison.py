@@ -144,12 +144,12 @@ def speed_up(subject: Group, baselines: Sequence[Group], axis: str) -> SpeedUp:
     logarithmic scale.
     """
     ladder = sorted(
-        (b.total(axis) or math.nan, b.final_loss, b.name)
+        (total, b.final_loss, b.name)
         for b in baselines
-        if b.final_loss is not None and not _unfair(subject, b)
+        if (total := b.total(axis)) and b.final_loss is not None and not _unfair(subject, b)
     )
     own, loss = subject.total(axis), subject.final_loss
-    if not ladder or own is None or loss is None:
+    if not ladder or not own or loss is None:
         return SpeedUp(subject.name, "speed-up: not stated without a completed twin whose schedule ended.")
     doubt = _doubt(subject, baselines, ladder)
     for (less, above, first), (more, below, second) in pairwise(ladder):

@@ -18,13 +18,15 @@ from composer import Trainer
 from composer.core import Callback, Evaluator, State
 from composer.loggers import InMemoryLogger, Logger
 from moto.server import ThreadedMotoServer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from patch_algorithm import PatchLevel
 from patch_algorithm.monitoring.history import History, HistoryLogger, Line, read
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from patch_algorithm.monitoring.stage_recorder import Moment
-from tests.runs.short import collate, make_model, make_rows, make_trainer, run, saving
+from patch_algorithm.reporting.report import make_report
+from tests.runs.short import collate, make_llama, make_model, make_rows, make_trainer, run, saving
 from tests.support import config, metrics, mpt, train
 
 ROWS = make_rows(32, 32)
@@ -102,6 +104,28 @@ def test_what_a_run_was_asked_to_do_and_whether_it_came_to_its_end(tmp_path: Pat
 
 
 class StopsAt(Callback):
+class OnlyTrains(nn.Module):
+    """Stands for GPU kernels: a copy that is counted does not run it."""
+
+    def forward(self, embeds_BPD: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            raise RuntimeError("no GPU here")
+        return embeds_BPD
+
+
+def test_flops_that_nobody_can_tell_are_no_number(tmp_path: Path, capsys: Any) -> None:
+    paths = [tmp_path / name for name in ("patches", "tokens")]
+    for path, ratio in zip(paths, ("1ba", 0), strict=True):
+        model = make_llama()
+        model.model.model.layers[0].mlp = OnlyTrains()  # pyright: ignore
+        history = HistoryLogger(str(path / "history.jsonl"))
+        trainer = recorded(history, model=model, ratio=ratio, eval_interval=0, max_duration="2ba")
+        assert [line.at.flops for line in read(path / "history.jsonl").steps] == [None, None]
+        assert metrics(trainer, "patch_monitor/flops") == []
+    assert "cannot be counted (RuntimeError: no GPU here)" in capsys.readouterr().err
+    assert make_report([str(path) for path in paths]).compute == "positions"
+
+
     """Stops a run early, as a user's callback may."""
 
     def batch_end(self, state: State, logger: Logger) -> None:

@@ -62,6 +62,17 @@ def test_share_counts_positions() -> None:
     assert RunRecord([one_sided], before).compute_share() == (150 + 300) / 900
 
 
+def test_flops_of_which_a_part_is_not_known() -> None:
+    record = make_record()
+    assert record.flops == 375e12
+    assert RunRecord(record.stages, Cost(steps=4)).flops is None
+    silent = StageRecord(2, 1, 1, False, total=Cost(3, 13.0, 300, 300.0))  # as earlier versions saved it
+    assert RunRecord([*record.stages, silent]).flops is None
+    record.stages[1].add(Cost(1, 1.0, 100, 100.0), first=True)  # resumed where nobody could tell
+    assert record.flops is None
+    assert RunRecord().flops == 0
+
+
 def test_nothing_measured() -> None:
     assert Cost().per_second(5) == 0
     assert RunRecord().compute_share() == 1

@@ -51,7 +51,9 @@ def counted(model: dict[str, Any], P: int) -> float:
     built = build_composer_model(model["name"], arguments, tokenizer=None)  # pyright: ignore[reportArgumentType]
     with FlopCounterMode(display=False) as counter:
         built({"input_ids": torch.zeros(1, P, dtype=torch.long)})["logits"].sum().backward()
-    assert flop_counter(built)({"input_ids": torch.zeros(1, P, dtype=torch.long)}) > 0
+    count = flop_counter(built)
+    assert count is not None
+    assert count({"input_ids": torch.zeros(1, P, dtype=torch.long)}) > 0
     return counter.get_total_flops()
 
 

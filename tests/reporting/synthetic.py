@@ -36,6 +36,7 @@ def lines(
     ends: bool = True,
     planned: str | None = None,
     flops: bool = True,
+    uncounted: float | None = None,
     reads_patches: bool = True,
     seconds_per_position: float = 1e-4,
     **settings: Any,
@@ -53,6 +54,7 @@ def lines(
         ends: Whether the end of the fit is recorded.
         planned: The run's ``max_duration``; by default its steps.
         flops: Whether FLOPs are counted.
+        uncounted: What is written where they are not; earlier versions wrote 0.
         reads_patches: Whether positions of the patch stages read patches.
         seconds_per_position: The machine's speed.
         settings: Further ones of the run.
@@ -76,7 +78,7 @@ def lines(
                 "step": step,
                 "raw_tokens": step * TOKENS,
                 "positions": positions,
-                "flops": positions * FLOPS if flops else None,
+                "flops": positions * FLOPS if flops else uncounted,
                 "seconds": positions * seconds_per_position,
             }
             metrics = {

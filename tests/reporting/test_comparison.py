@@ -169,9 +169,18 @@ def test_a_mixed_file_is_drawn_and_not_compared(tmp_path: Path) -> None:
     assert "its file mixes the lines of several processes" in data.text
 
 
-def test_compute_in_positions_where_flops_are_missing(tmp_path: Path) -> None:
-    paths = [run(tmp_path / "patch"), run(tmp_path / "twin", SAME_COMPUTE, flops=False)]
+@pytest.mark.parametrize("uncounted", [None, 0.0])
+@pytest.mark.parametrize("counts_patch", [True, False])
+def test_compute_in_positions_where_flops_are_missing(
+    tmp_path: Path, uncounted: float | None, counts_patch: bool
+) -> None:
+    paths = [
+        run(tmp_path / "patch", flops=counts_patch, uncounted=uncounted),
+        run(tmp_path / "twin", SAME_COMPUTE, flops=False, uncounted=uncounted),
+    ]
     report = make_report(paths)
+    (up,) = report.speed_ups
+    assert up.low is not None or up.high is not None
     assert report.compute == "positions"
     _, compute = both(report)
     assert compute.stated
