@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from composer.models import ComposerModel
@@ -42,17 +42,25 @@ class ModelHooks:
 
     In training mode, a forward pass of the Composer model whose batch holds :data:`.PATCH_IDS` reads
     patches, also when its activations are recomputed. For every other forward pass the model is an ordinary
-    one. So is a deep copy.
+    one. So is a deep copy. The model is not kept alive: an algorithm that is given to several trainers
+    outlives their models.
 
     Args:
         model: The (unwrapped) Composer model.
     """
 
     def __init__(self, model: ComposerModel) -> None:
-        self._model = model
+        self._model_ref = ref(model)  # Composer's models reach their trainer's state, by their logger
         self._lookup = _PatchLookup()
         self._handles: list[RemovableHandle] = []
         self._loss_announced = False
+
+    @property
+    def _model(self) -> ComposerModel:
+        model = self._model_ref()
+        if model is None:
+            raise ReferenceError("The model that these hooks are for was released.")
+        return model
 
     @property
     def attached(self) -> bool:

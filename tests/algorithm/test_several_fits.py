@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -79,6 +82,32 @@ def test_an_object_added_to_a_second_trainer_by_hand_is_a_run_of_its_own() -> No
         trainer.fit()
         assert metrics(trainer, "patch_level/stage") == [0, 0, 1, 1]
     assert second.state.algorithms[0] is not algorithm
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_an_algorithm_keeps_no_model_of_an_earlier_trainer(breaks_off: bool) -> None:
+    def break_off(state: State) -> None:
+        if breaks_off and state.timestamp.batch == 1:
+            raise RuntimeError("broken off")
+
+    algorithm = PatchLevel(k=4, ratio=0.5)
+    gone = []
+    for _ in range(2):
+        watch = Watch(Event.BEFORE_BACKWARD, break_off)
+        trainer = make_trainer(make_rows(16, 16), [algorithm], max_duration="4ba", callbacks=[watch])
+        with pytest.raises(RuntimeError, match="broken off") if breaks_off else nullcontext():
+            trainer.fit()
+        # Not closed: Composer's engine forgets to unregister what is to be done at exit of one that was.
+        parameter = next(trainer.state.model.parameters())
+        gone += [
+            ref(trainer.state),
+            ref(trainer.state.model),
+            ref(trainer.state.optimizers[0]),
+            ref(parameter),
+        ]
+        del trainer, parameter, watch
+        gc.collect()
+        assert [kept() for kept in gone] == [None] * len(gone)
 
 
 def test_a_stage_starts_anew_with_the_clock() -> None:
