@@ -2,7 +2,8 @@
 
 ``history.jsonl`` has one JSON object a line. A line of ``kind`` ``step`` or ``eval`` says where the run stood
 (the fields of :class:`.Moment`) and what was logged there (``metrics``); ``other`` is what was logged at the
-end of an epoch or a fit; ``start`` says after which ``step`` a process began, and what it was asked to do;
+end of an epoch or a fit; ``start`` says after which ``step`` a process began, or a fit with another
+``max_duration``, and what it was asked to do;
 ``end`` says that a fit came to its end. :mod:`.history_file` reads the file.
 """
 
@@ -85,9 +86,10 @@ class HistoryLogger(LoggerDestination):
         self._begins_after = self._last_step = int(state.timestamp.batch.value)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Notes where the run continues if the clock was set back."""
+        """Notes where the run continues if the clock was set back, or if it is to end elsewhere."""
         self._in_fit = True
-        if (step := int(state.timestamp.batch.value)) != self._last_step:
+        step = int(state.timestamp.batch.value)
+        if step != self._last_step or _text(state.max_duration) != _text(self._planned):
             self._begins_after = self._last_step = step
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -155,7 +157,7 @@ class HistoryLogger(LoggerDestination):
         return {
             "run_name": state.run_name,
             "version": __version__,
-            "max_duration": None if self._planned is None else self._planned.to_timestring(),
+            "max_duration": _text(self._planned),
             "batches_per_epoch": dataloader_len(state),
             "seed": state.rank_zero_seed,
             "ranks": dist.get_world_size(),
@@ -216,6 +218,10 @@ class _HistoryFile:
         if self._uploader is not None:
             self._uploader.wait()
         self._file.close()
+
+
+def _text(length: Time | None) -> str | None:
+    return None if length is None else length.to_timestring()
 
 
 def _number(value: Any) -> float | None:

@@ -36,8 +36,9 @@ class History:
         steps: The training steps, in order, each once.
         evals: The evaluations, in order; those after the same step are merged.
         others: What was logged at the end of epochs and fits.
-        starts: The steps after which a process began; more than one if the run was resumed.
-        settings: What each of these processes was asked to do: ``run_name``, ``max_duration``, ``seed``,
+        starts: The steps after which a process began, or a fit with another ``max_duration``; more than one
+            if the run was resumed.
+        settings: What was asked for at each of them: ``run_name``, ``max_duration``, ``seed``,
             ``parameters`` and others. Older versions wrote only the name.
         ends: For each fit that finished, its last step and the share of ``max_duration`` trained by then.
         damaged: Numbers, from 1, of the lines that cannot be read.
@@ -150,8 +151,10 @@ def _moment(values: dict[str, Any]) -> Moment:
 def _go_back(history: History, step: int) -> None:
     """Drops what lies after a step from which the run was trained again."""
     had = len(history.steps)
+    # What was evaluated before any step belongs to the run that begins there.
+    last = step if step > 0 or not had else -1
     for lines in (history.steps, history.evals, history.others):
-        lines[:] = [line for line in lines if line.at.step <= step and step > 0]
+        lines[:] = [line for line in lines if line.at.step <= last]
     if step > 0:
         history.repeated += had - len(history.steps)
     else:

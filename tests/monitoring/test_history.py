@@ -26,6 +26,7 @@ from patch_algorithm.monitoring.history import History, HistoryLogger, Line, rea
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from patch_algorithm.monitoring.stage_recorder import Moment
 from patch_algorithm.reporting.report import make_report
+from patch_algorithm.reporting.runs import read_run
 from tests.runs.short import collate, make_llama, make_model, make_rows, make_trainer, run, saving
 from tests.support import config, metrics, mpt, train
 
@@ -103,7 +104,6 @@ def test_what_a_run_was_asked_to_do_and_whether_it_came_to_its_end(tmp_path: Pat
     assert history.steps[-1].metrics[name] == trainer.state.optimizers[0].param_groups[0]["lr"]
 
 
-class StopsAt(Callback):
 class OnlyTrains(nn.Module):
     """Stands for GPU kernels: a copy that is counted does not run it."""
 
@@ -126,6 +126,7 @@ def test_flops_that_nobody_can_tell_are_no_number(tmp_path: Path, capsys: Any) -
     assert make_report([str(path) for path in paths]).compute == "positions"
 
 
+class StopsAt(Callback):
     """Stops a run early, as a user's callback may."""
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -265,9 +266,54 @@ def test_a_second_fit_and_a_clock_set_back(tmp_path: Path) -> None:
     trainer = recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
     trainer.fit(duration="1ba")
     assert [line.at.step for line in read(path).steps] == [1, 2, 3]
-    assert read(path).starts == [0]
+    assert read(path).starts == [0, 2]
+    assert read(path).ends == [(2, 1.0), (3, 1.0)]
     trainer.fit(duration="1ba", reset_time=True)
     assert [axes(line)[1:5] for line in read(path).steps] == [(1, 1, 128, 128)]
+
+
+class Kill(Callback):
+    """Ends a fit as a kill does: nothing more is logged."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        if state.timestamp.batch == self.batch:
+            raise RuntimeError("killed")
+
+
+def test_a_second_fit_is_judged_by_its_own_length(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"max_duration": "2ba", "ratio": "1ba", "callbacks": [Kill(4)]}
+    trainer = recorded(HistoryLogger(str(tmp_path / "history.jsonl")), **arguments)
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer.fit(duration="6ba")
+    history = read(tmp_path / "history.jsonl")
+    assert [
+        (s["max_duration"], start) for s, start in zip(history.settings, history.starts, strict=True)
+    ] == [
+        ("2ba", 0),
+        ("8ba", 2),
+    ]
+    found = read_run(str(tmp_path))
+    assert (found.completed, found.share_trained) == (False, 0.5)
+
+
+def test_an_evaluation_before_the_length_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    trainer = make_trainer(
+        ROWS,
+        model=make_model(),
+        eval_dataloader=evaluator(),
+        loggers=[HistoryLogger(str(path))],
+        max_duration=None,  # pyright: ignore
+    )
+    trainer.eval()
+    trainer.fit(duration="1ba")
+    history = read(path)
+    assert [line.at.step for line in history.evals] == [0, 1]
+    assert [settings["max_duration"] for settings in history.settings] == ["1ba"]
+    assert history.ends == [(1, 1.0)]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, 150])
