@@ -70,7 +70,9 @@ def _rates(state: State, clock: RunClock, resets_optimizer: bool) -> Iterator[Fi
         try:
             asked = copy.deepcopy(scheduler)
             curve = rate_curve(asked, clock, type(scheduler).__name__, inside.get("ssr", 1.0))
-        except (TypeError, ValueError):  # it cannot be copied, or wants more of the trainer than its clock
+        # A user's scheduler may hold what cannot be copied, such as the model, and want more of the trainer
+        # than its clock. Its code may raise anything, and advice must not end a run.
+        except Exception:
             return
         if curve is not None:
             yield from check_rate(curve, resets_optimizer)

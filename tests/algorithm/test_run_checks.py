@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from composer.core import Algorithm, Event
+from composer.core import Algorithm, Event, State
 from composer.optim import CosineAnnealingWithWarmupScheduler
 
 from patch_algorithm import PatchLevel
@@ -73,9 +73,34 @@ def test_asking_leaves_the_trainers_schedule_alone() -> None:
     assert len(set(seen[0])) > 3
 
 
-def _rates(algorithms: list[Algorithm]) -> list[float]:
+class Refuses(CosineAnnealingWithWarmupScheduler):
+    """Cannot be copied, as one that holds a tensor of a graph."""
+
+    def __deepcopy__(self, memo: object) -> Any:
+        raise RuntimeError("Only Tensors created explicitly by the user support the deepcopy protocol")
+
+
+class Peculiar(CosineAnnealingWithWarmupScheduler):
+    """Reads of the trainer what only it has, and raises an error of its own."""
+
+    def __call__(self, state: State, ssr: float = 1.0) -> float:
+        if not isinstance(state, State):
+            raise NoTrainerError
+        return super().__call__(state, ssr)
+
+
+class NoTrainerError(Exception):
+    """Of a user's."""
+
+
+@pytest.mark.parametrize("kind", [Refuses, Peculiar])
+def test_a_schedule_that_cannot_be_asked_is_trained_with(kind: type) -> None:
+    assert _rates([PatchLevel(k=4, ratio="2/3")], kind("2ba")) == _rates([])
+
+
+def _rates(algorithms: list[Algorithm], schedule: Any = None) -> list[float]:
     rates: list[float] = []
     watch = Watch(Event.BATCH_START, lambda state: rates.append(state.optimizers[0].param_groups[0]["lr"]))
-    schedule = CosineAnnealingWithWarmupScheduler("2ba")
+    schedule = schedule or CosineAnnealingWithWarmupScheduler("2ba")
     run(make_rows(24, 32), algorithms, schedulers=schedule, max_duration="6ba", callbacks=[watch])
     return rates
