@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from patch_algorithm.common.context import stated_context
+
 __all__ = ["CONFIG", "TOKENIZER_CONFIG", "ExportFolder", "read_export"]
 
 CONFIG = "config.json"
@@ -18,7 +20,6 @@ _PICKLED = "pytorch_model.bin"
 _CHECKPOINTS = ("*.pt", "*.distcp", ".metadata")
 _LEVELS = ("", "*/", "*/*/", "*/*/*/")  # save_folder/huggingface/ba450/config.json
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
-_CONTEXTS = ("max_seq_len", "max_position_embeddings", "n_positions", "seq_length", "n_ctx")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class ExportFolder:
     @property
     def context(self) -> int | None:
         """Positions that the model takes; ``None`` where its config does not say it."""
-        given = [self.config[name] for name in _CONTEXTS if isinstance(self.config.get(name), int)]
-        return given[0] if given else None
+        return stated_context(self.config)
 
 
 def read_export(path: Path) -> ExportFolder:

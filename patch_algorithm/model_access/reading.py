@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from composer.models import ComposerModel
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from patch_algorithm.common.context import stated_context
 from patch_algorithm.patching.documents import DOCUMENT_KEYS, documents_of
 
 __all__ = [
-    "CONTEXT_NAMES",
     "adds_router_loss",
     "context_length",
     "further_embeddings",
@@ -23,20 +23,6 @@ __all__ = [
     "unwrap",
     "used_document_keys",
 ]
-
-CONTEXT_NAMES = (
-    "max_seq_len",
-    "max_position_embeddings",
-    "n_positions",
-    "block_size",
-    "max_sequence_length",
-    "max_seq_length",
-    "seq_length",
-    "seq_len",
-    "context_length",
-    "n_ctx",
-)
-"""The names that configs use for the longest sequence a model takes; the first one present counts."""
 
 _ROUTER_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
 
@@ -143,22 +129,11 @@ def context_length(model: ComposerModel) -> int | None:
     """The longest sequence the model takes, in positions; ``None`` if its config names no limit.
 
     Read from the config of the model, of the model inside it, or of its text part, under any of
-    :data:`CONTEXT_NAMES`.
+    :data:`.CONTEXT_NAMES`.
     """
-    for config in _configs(model):
-        for name in CONTEXT_NAMES:
-            length = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-            if isinstance(length, int) and length > 0:
-                return length
-    return None
-
-
-def _configs(model: ComposerModel) -> Iterator[Any]:
-    for owner in (model, getattr(model, "model", None)):
-        config = getattr(owner, "config", None)
-        if config is not None:
-            yield config
-            yield getattr(config, "text_config", None)
+    owners = (model, getattr(model, "model", None))
+    lengths = (stated_context(getattr(owner, "config", None)) for owner in owners)
+    return next((length for length in lengths if length is not None), None)
 
 
 def router_loss_weight(model: ComposerModel) -> float:

@@ -6,8 +6,8 @@ from typing import Any
 
 from composer.models import ComposerModel
 
+from patch_algorithm.common.context import CONTEXT_NAMES
 from patch_algorithm.model_access.reading import (
-    CONTEXT_NAMES,
     context_length,
     further_embeddings,
     input_embedding,

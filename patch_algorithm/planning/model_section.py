@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from patch_algorithm.common.arguments import is_whole
-from patch_algorithm.model_access.reading import CONTEXT_NAMES
+from patch_algorithm.common.context import CONTEXT_NAMES
 from patch_algorithm.planning.config import Values
 
 __all__ = ["ModelSection", "read_model"]

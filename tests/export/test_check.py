@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from patch_algorithm.checkpoints.export_folder import ExportFolder
+from patch_algorithm.common.context import CONTEXT_NAMES
 from tests.export.runs import check, checkpoint_of, contents, export_of, found
 
 RunOf = Callable[..., Path]
@@ -38,6 +40,13 @@ def test_an_export_is_its_checkpoint(name: str, run_of: RunOf) -> None:
     # llm-foundry's MPT of 2023 is transformers' own, and can be read as that.
     assert report["ids"].get("error", []) == (["export-misread"] if name == "mpt" else [])
     assert contents(run) == before, "nothing is changed unasked"
+
+
+@pytest.mark.parametrize("name", CONTEXT_NAMES)
+def test_an_export_has_the_context_that_its_model_was_trained_with(name: str) -> None:
+    for config in ({name: 2048}, {"max_seq_len": None, "text_config": {name: 2048}}):
+        assert ExportFolder(Path(), config, (), {}).context == 2048
+    assert ExportFolder(Path(), {name: -1}, (), {}).context is None
 
 
 def test_text_and_exit_code(run_of: RunOf) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.model_access.reading import CONTEXT_NAMES, context_length
+from patch_algorithm.common.context import CONTEXT_NAMES
+from patch_algorithm.model_access.reading import context_length
 from tests.model_access.toys import D, Toy
 from tests.runs.families import family, plain_model
 from tests.runs.short import (
