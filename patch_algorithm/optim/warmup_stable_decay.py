@@ -46,7 +46,8 @@ class WarmupStableDecay(ComposerScheduler):
 
     Raises:
         ValueError: For invalid arguments; when the trainer is built, if warm-up and decay together are
-            longer than the run, or their units cannot be converted.
+            longer than the run, or their units cannot be converted. With a ``scale_schedule_ratio`` below 1,
+            which the trainer applies to the run after it has built schedules, only after the first step.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class WarmupStableDecay(ComposerScheduler):
             )
         passed = state.timestamp.get(warmup_unit).value
         risen = min(passed / warmup, 1.0) if warmup > 0 else 1.0
-        left = max(end.value - state.timestamp.get(end.unit).value, 0)
-        share = 1 - min(left / decay, 1.0) if decay > 0 else 0.0
+        now = state.timestamp.get(end.unit).value
+        left = max(end.value - now, 0)
+        # No decay has begun at 0, where the trainer asks before it stretches max_duration.
+        share = 1 - min(left / decay, 1.0) if decay > 0 and now > 0 else 0.0
         # The smaller of the two: where their units differ nobody can tell that they do not overlap.
         return min(risen, self.alpha_f + (1 - self.alpha_f) * DECAYS[self.decay](share))
 

@@ -92,6 +92,9 @@ def test_in_the_trainer_stages_do_not_show() -> None:
     for t_decay, changes in (("4ba", {}), ("2ba", stretched)):
         used = rates(WarmupStableDecay("2ba", t_decay), PatchLevel(k=4, ratio=0.5), **changes)
         assert used == pytest.approx([0, *SHAPE[:7]])
+    # 2 * 3 of 8 batches are longer than the 4 that it is built for.
+    used = rates(WarmupStableDecay("0ba", "3ba"), **stretched)
+    assert used == pytest.approx([1, 1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
 
 
 @pytest.mark.parametrize(
