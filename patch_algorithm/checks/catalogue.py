@@ -78,7 +78,7 @@ microbatch-not-whole       error    A microbatch that is not a whole number of r
 eval-rows-beyond-context   error    Evaluation rows longer than the model's context.
 
 # Data and tokenizer
-rows-cut-short             error    Rows on disk longer than the loader reads; the rest of each is lost.
+rows-cut-short             error    Rows on disk longer than the loader reads: it drops the rest, or refuses them.
 rows-shorter-than-asked    error    Rows on disk shorter than `max_seq_len` says.
 eval-rows-cut-short        warning  Rows on disk longer than an eval loader of llm-foundry reads.
 data-missing               error    No dataset in the folder that a loader names.

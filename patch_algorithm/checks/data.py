@@ -35,6 +35,7 @@ class LoaderFacts:
         expected_in: The local folder that has to hold the data; ``None`` if it is fetched or made.
         components: The components that its rows are of; empty if they are not distinguished.
         fault: Why the description or the index cannot be read.
+        refusal: What the loader ``pile`` says against the length of the rows; ``None`` where it takes them.
     """
 
     key: str
@@ -46,6 +47,7 @@ class LoaderFacts:
     expected_in: str | None = None
     components: tuple[str, ...] = ()
     fault: str | None = None
+    refusal: str | None = None
 
 
 def check_loader(loader: LoaderFacts) -> list[Finding]:
@@ -78,27 +80,25 @@ def _missing(loader: LoaderFacts, folder: str) -> Finding:
 
 
 def _longer(loader: LoaderFacts, asked: int, there: int) -> list[Finding]:
-    pile = loader.name == "pile"
-    if pile and not loader.is_train:
-        return []  # cuts them, without loss
-    lost = 1 - asked / there
-    outcome = (
-        "The loader pile refuses to."
-        if pile
-        else f"llm-foundry's loader drops the rest of every row, {100 * lost:.3g} % of the tokens, silently."
-    )
+    if loader.name == "pile":
+        return [] if loader.refusal is None else [_refused(loader.refusal)]
     return [
         finding(
             "rows-cut-short" if loader.is_train else "eval-rows-cut-short",
             f"{loader.key}.max_seq_len={asked} reads {asked} of the {there} tokens of "
             f"each row in {loader.folder}.",
-            outcome,
+            f"llm-foundry's loader drops the rest of every row, {100 * (1 - asked / there):.3g} % of the "
+            "tokens, silently.",
             f"Set it to {there}. It is the length of a row, not the model's context: patch_level "
             "cuts rows itself."
             if loader.is_train
             else f"Use the loader pile, which cuts longer rows, or convert with --val-row-tokens {asked}.",
         )
     ]
+
+
+def _refused(message: str) -> Finding:
+    return finding("rows-cut-short", message, "The loader pile refuses these rows.", "See the message.")
 
 
 def _shorter(loader: LoaderFacts) -> Finding:

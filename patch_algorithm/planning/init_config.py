@@ -185,6 +185,8 @@ def _data(document: Document, data: str, info: DatasetInfo) -> None:
         document.set((loader, "dataset", place), data, "the converted dataset")
         document.remove((loader, "dataset", other), f"the data is in {place}")
         document.set((loader, "dataset", "split"), split, "a split of this dataset")
+        if loader == "eval_loader" and split == "train":
+            document.set((loader, "dataset", "long_rows"), "cut", "the rows of train are longer")
         document.remove((loader, "dataset", "tokenizer_name"), "not a key of this loader")
     own = os.path.join(data, "tokenizer")
     document.set(

@@ -82,6 +82,7 @@ def loader_facts(loader: Loader, is_train: bool, makes_data: bool) -> LoaderFact
         expected_in=os.path.join(data.remote or data.local or "", data.split or "") if expected else None,
         components=data.on_disk.components if data.on_disk else (),
         fault=data.fault,
+        refusal=data.refusal,
     )
 
 

@@ -15,7 +15,14 @@ from omegaconf import DictConfig
 
 from patch_algorithm.algorithm.patch_level import PatchLevel
 from patch_algorithm.planning.config import Values, read_config, resolved
-from patch_algorithm.planning.data_on_disk import DataOnDisk, find_data
+from patch_algorithm.planning.data_section import (
+    DataSection,
+    Loader,
+    batches_per_epoch,
+    builds_own_data,
+    read_eval_loaders,
+    read_loader,
+)
 from patch_algorithm.planning.model_section import ModelSection, read_model
 from patch_algorithm.stages.boundaries import run_length
 from patch_algorithm.stages.plan import StagePlan, require_equal_steps
@@ -36,50 +43,6 @@ class Named:
     """
 
     name: str | None
-    arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class DataSection:
-    """The mapping ``dataset`` of a loader.
-
-    Attributes:
-        key: Its full key.
-        row_tokens: Its ``max_seq_len``: tokens of a row that the loader gives.
-        local: Its folder.
-        remote: Where the shards are fetched from.
-        split: Its split.
-        arguments: The whole mapping.
-        on_disk: What the shards say of themselves, where a local folder has them.
-        fault: Why they cannot be read, where something is there that cannot.
-    """
-
-    key: str
-    row_tokens: int | None
-    local: str | None
-    remote: str | None
-    split: str | None
-    arguments: Mapping[str, Any]
-    on_disk: DataOnDisk | None
-    fault: str | None = None
-
-
-@dataclass(frozen=True)
-class Loader:
-    """``train_loader``, or one of the eval loaders.
-
-    Attributes:
-        key: Its full key.
-        name: Its name in llm-foundry's registry.
-        label: What it is told by among several eval loaders.
-        dataset: What it reads.
-        arguments: The whole section.
-    """
-
-    key: str
-    name: str | None
-    label: str | None
-    dataset: DataSection
     arguments: Mapping[str, Any]
 
 
@@ -180,7 +143,7 @@ class RunFile:
         """Steps in an epoch, by the rows on disk; not where later epochs read other data."""
         if self.changes_data:
             return None
-        return _batches_per_epoch(self.train_loader, self.global_train_batch_size)
+        return batches_per_epoch(self.train_loader, self.global_train_batch_size)
 
     @classmethod
     def read(cls, path: str, overrides: Sequence[str] = ()) -> RunFile:
@@ -199,11 +162,11 @@ class RunFile:
             ValueError: If a value is invalid; it names the full key.
         """
         top = Values(resolved(cfg))
-        train_loader = _loader(top.section("train_loader"), builds_own_data(top))
+        train_loader = read_loader(top.section("train_loader"), builds_own_data(top))
         global_batch = top.whole("global_train_batch_size")
         max_duration = top.time("max_duration")
         changes_data = _CHANGES_DATA in top.section("callbacks").mapping
-        per_epoch = None if changes_data else _batches_per_epoch(train_loader, global_batch)
+        per_epoch = None if changes_data else batches_per_epoch(train_loader, global_batch)
         length = _length(max_duration, per_epoch)
         algorithm = _algorithm(top.section("algorithms"))
         return cls(
@@ -215,7 +178,7 @@ class RunFile:
             length=length,
             model=read_model(top.section("model")),
             train_loader=train_loader,
-            eval_loaders=_eval_loaders(top),
+            eval_loaders=read_eval_loaders(top),
             tokenizer=_named(top.section("tokenizer")),
             scheduler=_named(top.section("scheduler")),
             optimizer=_named(top.section("optimizer")),
@@ -233,11 +196,6 @@ class RunFile:
             callbacks=top.section("callbacks").mapping,
             loggers=top.section("loggers").mapping,
         )
-
-
-def builds_own_data(top: Values) -> bool:
-    """Whether ``train.py`` makes the run's data first, so that what lies there now does not count."""
-    return bool(top.section("variables").get("builtin_corpus"))
 
 
 def _algorithm(algorithms: Values) -> PatchLevel | None:
@@ -283,42 +241,6 @@ def _length(max_duration: Time[Any] | None, batches_per_epoch: int | None) -> Ti
         return run_length(max_duration, batches_per_epoch)
     except ValueError as error:
         raise ValueError(f"max_duration={max_duration.to_timestring()!r}: {error}") from error
-
-
-def _batches_per_epoch(loader: Loader, global_batch: int | None) -> int | None:
-    on_disk = loader.dataset.on_disk
-    if on_disk is None or global_batch is None or loader.dataset.arguments.get("components") is not None:
-        return None
-    return (
-        on_disk.rows // global_batch
-        if loader.arguments.get("drop_last")
-        else -(-on_disk.rows // global_batch)
-    )
-
-
-def _eval_loaders(top: Values) -> tuple[Loader, ...]:
-    given, own = top.get("eval_loader"), builds_own_data(top)
-    if not isinstance(given, list):
-        return (_loader(top.section("eval_loader"), own),) if given else ()
-    sections = [Values(section, f"eval_loader[{index}]") for index, section in enumerate(given)]
-    for section in sections:
-        if not isinstance(section.mapping, Mapping):
-            raise ValueError(f"{section.path} is {section.mapping!r}; expected a mapping of keys to values.")
-    return tuple(_loader(section, own) for section in sections)
-
-
-def _loader(values: Values, own_data: bool) -> Loader:
-    dataset = values.section("dataset")
-    places = dataset.text("local"), dataset.text("remote"), dataset.text("split")
-    on_disk, fault = None, None
-    try:
-        on_disk = None if own_data else find_data(*places)
-    except ValueError as error:
-        fault = str(error)
-    data = DataSection(
-        dataset.path, dataset.whole("max_seq_len"), *places, dataset.mapping, on_disk=on_disk, fault=fault
-    )
-    return Loader(values.path, values.text("name"), values.text("label"), data, values.mapping)
 
 
 def _named(values: Values) -> Named:

@@ -151,6 +151,7 @@ BOUNDARIES: list[tuple[str, Made, Any, Any]] = [
     ("microbatch-not-whole", lambda micro: check_batches(BatchFacts(8, micro)), 2.0, 2.5),
     ("eval-rows-beyond-context", lambda asked: check_eval_rows("eval", asked, 128), 128, 129),
     ("rows-cut-short", lambda asked: loader(asked=asked), 512, 511),
+    ("rows-cut-short", lambda said: loader("pile", asked=256, refusal=said), None, "they are too long"),
     ("rows-shorter-than-asked", lambda asked: loader(asked=asked), 512, 513),
     ("eval-rows-cut-short", lambda asked: loader(is_train=False, asked=asked), 512, 511),
     ("eval-rows-cut-short", lambda name: loader(name, False, asked=511), "pile", "text"),

@@ -34,9 +34,11 @@ def changed(facts: LoaderFacts, **changes: object) -> LoaderFacts:
         (changed(TRAIN, row_tokens=None), []),
         (changed(TRAIN, folder=None), []),
         (changed(TRAIN, asked=128), ["rows-cut-short"]),
-        (changed(TRAIN, asked=128, name="pile"), ["rows-cut-short"]),
+        (changed(TRAIN, asked=128, name="pile", refusal="too long"), ["rows-cut-short"]),
+        (changed(TRAIN, asked=128, name="pile"), []),
         (changed(EVAL, row_tokens=512), ["eval-rows-cut-short"]),
         (changed(EVAL, row_tokens=512, name="pile"), []),
+        (changed(EVAL, row_tokens=512, name="pile", refusal="too long"), ["rows-cut-short"]),
         (changed(TRAIN, asked=1024), ["rows-shorter-than-asked"]),
         (changed(TRAIN, folder=None, expected_in="/none"), ["data-missing"]),
         (changed(TRAIN, folder=None, fault="dataset.json is not JSON"), ["data-damaged"]),
@@ -51,7 +53,8 @@ def test_the_share_of_tokens_that_is_lost() -> None:
     assert "reads 128 of the 512 tokens of each row in /pile/train" in found.found
     assert "75 % of the tokens, silently" in found.why
     assert "Set it to 512" in found.fix
-    assert "refuses" in check_loader(changed(TRAIN, asked=128, name="pile"))[0].why
+    (refused,) = check_loader(changed(EVAL, row_tokens=512, name="pile", refusal="cannot be cut"))
+    assert (refused.severity, refused.found) == (Severity.error, "cannot be cut")
 
 
 def test_eval_loaders() -> None:

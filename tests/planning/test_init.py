@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from difflib import ndiff
 from pathlib import Path
@@ -168,6 +169,22 @@ def test_a_list_of_eval_loaders_is_not_left_on_other_data(tmp_path: Path) -> Non
     stock["eval_loader"] = [stock["eval_loader"]]
     with pytest.raises(ValueError, match="eval_loader is a list of 1"):
         rewrite(yaml.safe_dump(stock), InitOptions(data=str(folder)))
+
+
+def test_an_evaluation_of_the_training_split_cuts_its_rows(tmp_path: Path) -> None:
+    data = write_corpus(tmp_path, row=512) / "mds"
+    with_val = rewritten(MPT_SMALL_CPU, data=str(data))
+    assert "long_rows" not in with_val["eval_loader"]["dataset"]
+    info = DatasetInfo.read(data)
+    dataclasses.replace(info, row_tokens={"train": 512}, streams=info.streams[:1]).write(data)
+    new = rewritten(MPT_SMALL_CPU, data=str(data))
+    assert (
+        new["eval_loader"]["dataset"] | {"split": "train", "long_rows": "cut"}
+        == new["eval_loader"]["dataset"]
+    )
+    found = {one.id for one in examine(OmegaConf.create(new))}
+    assert "eval-reads-training-data" in found
+    assert "rows-cut-short" not in found
 
 
 @pytest.mark.parametrize(

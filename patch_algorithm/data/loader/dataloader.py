@@ -17,7 +17,8 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from patch_algorithm.data.loader.pile_dataset import PileDataset, is_train
+from patch_algorithm.data.dataset.row_lengths import cuts_long_rows, is_train
+from patch_algorithm.data.loader.pile_dataset import PileDataset
 from patch_algorithm.data.loader.places import PLACE_KEYS, find_streams
 
 __all__ = ["FOUNDRY_KEYS", "KNOWN_KEYS", "build_pile_dataloader"]
@@ -153,10 +154,7 @@ def _check_keys(asked: Mapping[str, Any], key: str) -> bool:
         raise ValueError(
             f"{key}.max_seq_len is {length!r}; expected the length of a row in tokens, at least 2."
         )
-    long_rows = asked.get("long_rows") or ("refuse" if is_train(asked.get("split")) else "cut")
-    if long_rows not in ("refuse", "cut"):
-        raise ValueError(f"{key}.long_rows is {long_rows!r}; expected refuse or cut.")
-    return long_rows == "cut"
+    return cuts_long_rows(asked.get("long_rows"), asked.get("split"), key)
 
 
 def _say_what_is_read(data: PileDataset, mixed: bool) -> None:

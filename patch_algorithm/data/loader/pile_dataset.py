@@ -10,16 +10,12 @@ from llmfoundry.data.text_data import StreamingTextDataset
 from streaming.base.format import Reader
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from patch_algorithm.data.dataset.row_lengths import is_train, pieces_of_row
 from patch_algorithm.data.loader.rows import row_ids, row_tokens
 from patch_algorithm.data.loader.streams import VerifiedStream
 from patch_algorithm.data.tokens.identity import largest_id
 
-__all__ = ["PileDataset", "is_train"]
-
-
-def is_train(split: object) -> bool:
-    """Whether a split is for training, as one without a name is taken to be."""
-    return not split or str(split).startswith("train")
+__all__ = ["PileDataset"]
 
 
 class PileDataset(StreamingTextDataset):
@@ -71,7 +67,7 @@ class PileDataset(StreamingTextDataset):
         self._largest_id = largest_id(tokenizer)
         # Unknown where the index does not say and no shard is here yet: every row is checked as it is read.
         self.row_tokens = self._length_of_rows() or max_seq_len
-        self.pieces = _pieces(self.row_tokens, max_seq_len, cut, key)
+        self.pieces = pieces_of_row(self.row_tokens, max_seq_len, cut, key)
 
     def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The rows of an epoch in order, before shuffling; for evaluation the streams take turns.
@@ -143,29 +139,3 @@ def _turns(stream_of_row: np.ndarray) -> np.ndarray:
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
     begun = (np.arange(len(stream_of_row)) - starts[stream_of_row]) / counts[stream_of_row]
     return np.lexsort((stream_of_row, begun))
-
-
-def _pieces(row: int, asked: int, cut: bool, key: str) -> int:
-    """Rows of the length that is asked for in one row of the dataset."""
-    if row == asked:
-        return 1
-    if row < asked:
-        raise ValueError(
-            f"{key}.max_seq_len is {asked}, but the rows have {row} tokens. Set it to {row}, or convert the "
-            f"data to longer rows (`patch-level data convert`, --row-tokens, --val-row-tokens)."
-        )
-    if not cut:
-        raise ValueError(
-            f"{key}.max_seq_len is {asked}, but the rows have {row} tokens, and llm-foundry would drop the "
-            f"last {row - asked} of each. Set it to {row}, the length of a row: patch_level cuts rows "
-            f"itself, for every k and seq_len whose product divides {row}. For evaluation, set "
-            f"{key}.long_rows: cut."
-        )
-    if row % asked:
-        divisor = next(n for n in range(asked, 0, -1) if row % n == 0)
-        raise ValueError(
-            f"{key}.max_seq_len is {asked}, but the rows have {row} tokens, not a multiple of it: they "
-            f"cannot be cut without losing tokens. Set it to a divisor of {row} such as {divisor}, or "
-            f"convert the data with --val-row-tokens {asked}."
-        )
-    return row // asked
