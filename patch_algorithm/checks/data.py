@@ -58,7 +58,7 @@ def check_loader(loader: LoaderFacts) -> list[Finding]:
                 "data-damaged",
                 f"{loader.key}: {loader.fault}",
                 "The loader cannot read this dataset.",
-                "Restore the file, or convert the data again.",
+                "Restore the file or its permissions, or convert the data again.",
             )
         ]
     if loader.folder is None:

@@ -38,7 +38,8 @@ class StepShape:
         microbatch: Rows in a forward of a device; ``None`` where the trainer finds it (``auto``).
         scales_microbatch: Whether microbatches grow where rows have fewer positions.
         logit_bytes: Bytes of a logit.
-        data_tokens: Tokens in the training split; ``None`` where no description of it is there.
+        data_tokens: Tokens in the training split; ``None`` where no description of it is there, and for a
+            mixture, which reads its components differently often.
     """
 
     plan: StagePlan
@@ -204,7 +205,6 @@ def step_shape(run: RunFile, model: ModelFacts, devices: int = 1) -> StepShape:
     # Without the algorithm nobody cuts rows.
     L = None if run.algorithm is None else run.L or min(T, model.context or T)
     given = run.device_train_microbatch_size
-    on_disk = run.train_loader.dataset.on_disk
     return StepShape(
         plan=replace(clock.plan, seq_len=L or T),
         clock=clock,
@@ -214,7 +214,7 @@ def step_shape(run: RunFile, model: ModelFacts, devices: int = 1) -> StepShape:
         microbatch=given if isinstance(given, int) else None,
         scales_microbatch=run.algorithm is not None and run.algorithm.scale_microbatch,
         logit_bytes=2 if run.precision in _HALF_PRECISIONS else 4,
-        data_tokens=None if on_disk is None or run.changes_data else on_disk.tokens,
+        data_tokens=None if run.changes_data else run.train_loader.dataset.pass_tokens,
     )
 
 

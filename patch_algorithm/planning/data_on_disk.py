@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from patch_algorithm.data.dataset.description import INDEX, DatasetInfo, StreamInfo
+from patch_algorithm.data.dataset.description import INDEX, DatasetInfo
 from patch_algorithm.data.dataset.integrity import read_index
 from patch_algorithm.data.dataset.remote import is_url
 
@@ -26,7 +27,7 @@ class DataOnDisk:
         row_tokens: Tokens in a row; ``None`` where neither description nor index say it.
         info: The ``dataset.json`` of a dataset that ``patch-level data convert`` wrote.
         info_folder: The folder that it lies in; empty where there is none.
-        components: Names of the components whose rows these are; empty where they are not told apart.
+        component_rows: Rows of each component; empty where they are not told apart.
     """
 
     folder: str
@@ -34,7 +35,17 @@ class DataOnDisk:
     row_tokens: int | None
     info: DatasetInfo | None = None
     info_folder: str = ""
-    components: tuple[str, ...] = ()
+    component_rows: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components whose rows these are; empty where they are not told apart."""
+        return tuple(self.component_rows)
+
+    def only(self, components: Collection[str]) -> DataOnDisk:
+        """The rows of some of the components."""
+        kept = {name: rows for name, rows in self.component_rows.items() if name in components}
+        return replace(self, rows=sum(kept.values()), component_rows=kept)
 
     @property
     def tokens(self) -> int | None:
@@ -64,13 +75,16 @@ def id_count(info: DatasetInfo, folder: str) -> int:
     return max(info.tokenizer.vocab_size, max(ids, default=-1) + 1)
 
 
-def find_data(local: str | None, remote: str | None, split: str | None) -> DataOnDisk | None:
+def find_data(
+    local: str | None, remote: str | None, split: str | None, id_bytes: int = 8
+) -> DataOnDisk | None:
     """Looks for a dataset that can be read without a network.
 
     Args:
         local: The loader's ``local``.
         remote: Its ``remote``, which is looked at first if it is a folder of this machine.
         split: Its ``split``.
+        id_bytes: Bytes of an id in a column of bytes.
 
     Returns:
         What there is; ``None`` where no folder holds a description or an index.
@@ -79,19 +93,19 @@ def find_data(local: str | None, remote: str | None, split: str | None) -> DataO
         ValueError: If there is a description or an index that cannot be read.
     """
     for root in (remote, local):
-        if root and not is_url(root) and (found := _in_folder(Path(root), split or "")) is not None:
+        if root and not is_url(root) and (found := _in_folder(Path(root), split or "", id_bytes)) is not None:
             return found
     return None
 
 
-def _in_folder(root: Path, split: str) -> DataOnDisk | None:
+def _in_folder(root: Path, split: str, id_bytes: int) -> DataOnDisk | None:
     folder, path = Path(os.path.abspath(root)), split
     for _ in range(_PARENTS):
         if (info := DatasetInfo.find(folder)) is not None and (found := _described(folder, info, path)):
             return found
         path = f"{folder.name}/{path}".rstrip("/")
         folder = folder.parent
-    return _indexed(root, split)
+    return _indexed(root, split, id_bytes)
 
 
 def _described(folder: Path, info: DatasetInfo, path: str) -> DataOnDisk | None:
@@ -105,23 +119,19 @@ def _described(folder: Path, info: DatasetInfo, path: str) -> DataOnDisk | None:
         row_tokens=lengths.pop() if len(lengths) == 1 else None,
         info=info,
         info_folder=str(folder),
-        components=_components(streams),
+        component_rows={stream.component: stream.rows for stream in streams if stream.component is not None},
     )
 
 
-def _components(streams: list[StreamInfo]) -> tuple[str, ...]:
-    return tuple(stream.component for stream in streams if stream.component is not None)
-
-
-def _indexed(root: Path, split: str) -> DataOnDisk | None:
+def _indexed(root: Path, split: str, id_bytes: int) -> DataOnDisk | None:
     if not (root / split / INDEX).is_file():
         return None
     shards = read_index(root, split or ".")
     rows = sum(shard["samples"] for shard in shards)
-    return DataOnDisk(str(root / split), rows, _row_tokens(root / split, shards))
+    return DataOnDisk(str(root / split), rows, _row_tokens(root / split, shards, id_bytes))
 
 
-def _row_tokens(folder: Path, shards: list[dict[str, Any]]) -> int | None:
+def _row_tokens(folder: Path, shards: list[dict[str, Any]], id_bytes: int) -> int | None:
     """Tokens in the first row, from the index, or else from the row itself."""
     if not shards or "tokens" not in shards[0].get("column_names", ()):
         return None
@@ -131,5 +141,5 @@ def _row_tokens(folder: Path, shards: list[dict[str, Any]]) -> int | None:
         tokens = reader_from_json(str(folder), None, dict(shards[0]))[0]["tokens"]
     except (OSError, KeyError, ValueError):  # compressed, or not here
         return None
-    # llm-foundry's older converters wrote bytes of int64.
-    return len(tokens) // 8 if isinstance(tokens, bytes) else len(tokens)
+    # llm-foundry's older converters wrote bytes.
+    return len(tokens) // id_bytes if isinstance(tokens, bytes) else len(tokens)

@@ -215,12 +215,19 @@ def _data(run: RunFile, clock: RunClock | None, starts_here: bool) -> list[Findi
             )
     found += _not_read(run)
     found += check_components(train, evals)
-    on_disk = run.train_loader.dataset.on_disk
-    if run.changes_data:
+    if run.changes_data or clock is None:
         return found
-    if on_disk is not None and clock is not None and clock.raw_tokens is not None:
-        found += check_passes(clock.raw_tokens, on_disk.tokens)
-    return found
+    if run.train_loader.dataset.is_mixture:
+        return [*found, _mixed(run.train_loader.dataset.key)]
+    return found + check_passes(clock.raw_tokens, run.train_loader.dataset.pass_tokens)
+
+
+def _mixed(key: str) -> Finding:
+    return skipped(
+        "passes-over-data",
+        f"Passes over the data were not counted: {key}.components weighs several components, and each of "
+        "them is read another number of times. The loader's log says how often in an epoch.",
+    )
 
 
 def _not_read(run: RunFile) -> list[Finding]:

@@ -307,6 +307,12 @@ def test_an_evaluation_of_one_component(healthy: dict[str, Any], corpus: Path, t
     assert ids(healthy, **pile, eval_loader__dataset__local=str(tmp_path)) == ["passes-over-data"]
     one = {"eval_loader__dataset__local": str(tmp_path / "ArXiv")}
     assert ids(healthy, **pile, **one) == ["eval-one-component", "passes-over-data"]
+    chosen = pile | {"train_loader__dataset__components": {"ArXiv": 1}}
+    assert ids(healthy, **chosen, **one) == [], "which is the one that the run trains on"
+    assert any("tokens of 8.19e+03 on disk: 7 passes" in each.found for each in found(healthy, **chosen))
+    chosen["train_loader__dataset__components"] = {"ArXiv": 1, "Github": 1}
+    (mixed,) = [each for each in found(healthy, **chosen, **one) if each.id == "passes-over-data"]
+    assert mixed.severity is Severity.skipped
 
 
 def test_findings_can_be_accepted(healthy: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["PILE", "mixture_shares"]
+__all__ = ["PILE", "mixture_shares", "weights_of_used"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,22 @@ def mixture_shares(asked: object, present: Sequence[str], key: str) -> dict[str,
         >>> mixture_shares({"ArXiv": 3, "Github": 1, "Books3": 2}, ["ArXiv", "Github"], "components")
         {'ArXiv': 0.75, 'Github': 0.25}
     """
+    used = weights_of_used(asked, present, key)
+    weights = dict(asked) if isinstance(asked, Mapping) else PILE
+    if absent := [name for name, weight in weights.items() if weight and name not in present]:
+        log.info("%s: not in this dataset, so their share goes to the others: %s", key, ", ".join(absent))
+    if unused := [name for name in present if name not in used]:
+        log.info("%s: in this dataset but not used: %s", key, ", ".join(unused))
+    total = math.fsum(used.values())
+    return {name: weight / total for name, weight in used.items()}
+
+
+def weights_of_used(asked: object, present: Sequence[str], key: str) -> dict[str, float]:
+    """The components that are read, with the weights as they were given: as :func:`mixture_shares`, silently.
+
+    Raises:
+        ValueError: As there.
+    """
     known = ", ".join(present)
     if asked != "pile" and not isinstance(asked, Mapping):
         raise ValueError(
@@ -81,9 +97,4 @@ def mixture_shares(asked: object, present: Sequence[str], key: str) -> dict[str,
         raise ValueError(
             f"{key} leaves no component of the dataset with a weight above 0. The dataset has {known}."
         )
-    if absent := [name for name, weight in weights.items() if weight and name not in present]:
-        log.info("%s: not in this dataset, so their share goes to the others: %s", key, ", ".join(absent))
-    if unused := [name for name in present if name not in used]:
-        log.info("%s: in this dataset but not used: %s", key, ", ".join(unused))
-    total = math.fsum(used.values())
-    return {name: weight / total for name, weight in used.items()}
+    return used
