@@ -42,9 +42,14 @@ def read_model(values: Values) -> ModelSection:
     """Reads the section ``model``. Nothing is downloaded.
 
     Raises:
-        ValueError: If a value is not of its type.
+        ValueError: If a value is not of its type; it names the full key.
     """
     name = values.text("name")
+    for section in ("attn_config", "ffn_config"):
+        values.section(section)  # refused here where it is no mapping
+    if name == "mpt_causal_lm":
+        for number in ("d_model", "n_heads", "n_layers"):
+            values.whole(number)
     pretrained = values.text("pretrained_model_name_or_path")
     if pretrained is None:
         context = values.whole("max_seq_len")

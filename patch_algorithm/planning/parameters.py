@@ -31,16 +31,18 @@ def _of_mpt(arguments: Mapping[str, Any]) -> int | None:
     heads, ratio = arguments.get("n_heads", 16), arguments.get("expansion_ratio", 4)
     vocabulary, context = arguments.get("vocab_size", 50368), arguments.get("max_seq_len", 2048)
     attention, ffn = arguments.get("attn_config") or {}, arguments.get("ffn_config") or {}
-    matrices = {"mptmlp": 2, "mptglu": 3}.get(ffn.get("ffn_type", "mptmlp"))
+    optional = arguments.get("head_dim"), attention.get("kv_n_heads"), ffn.get("ffn_hidden_size")
+    matrices = {"mptmlp": 2, "mptglu": 3}.get(str(ffn.get("ffn_type", "mptmlp")))
     if (
         not all(map(is_whole, (d, layers, heads, vocabulary, context)))
+        or not all(number is None or is_whole(number) for number in optional)
         or not is_number(ratio)
         or not matrices
     ):
         return None
     head = arguments.get("head_dim") or d // heads
     groups = {"multiquery_attention": 1, "grouped_query_attention": attention.get("kv_n_heads")}
-    kv = groups.get(attention.get("attn_type", "multihead_attention"), heads) or heads
+    kv = groups.get(str(attention.get("attn_type", "multihead_attention")), heads) or heads
     hidden = ffn.get("ffn_hidden_size") or int(d * ratio)
     per_layer = d * head * (2 * heads + 2 * kv) + matrices * d * hidden + 2 * d
     if not arguments.get("no_bias", False):

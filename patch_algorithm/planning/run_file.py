@@ -179,7 +179,7 @@ class RunFile:
             model=read_model(top.section("model")),
             train_loader=train_loader,
             eval_loaders=read_eval_loaders(top),
-            tokenizer=_named(top.section("tokenizer")),
+            tokenizer=_tokenizer(top.section("tokenizer")),
             scheduler=_named(top.section("scheduler")),
             optimizer=_named(top.section("optimizer")),
             global_train_batch_size=global_batch,
@@ -246,6 +246,11 @@ def _length(max_duration: Time[Any] | None, batches_per_epoch: int | None) -> Ti
 def _named(values: Values) -> Named:
     arguments = {name: value for name, value in values.mapping.items() if name != "name"}
     return Named(values.text("name"), arguments)
+
+
+def _tokenizer(values: Values) -> Named:
+    values.section("kwargs")  # refused here where it is no mapping
+    return _named(values)
 
 
 def _microbatch(top: Values) -> int | float | str | None:

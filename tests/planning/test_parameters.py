@@ -41,5 +41,6 @@ def test_hugging_face() -> None:
 
 def test_what_is_not_known() -> None:
     assert parameter_count(ModelSection("mine", {}, None, "", None)) is None
-    assert parameter_count(read_model(Values({"name": "mpt_causal_lm", "d_model": "x"}))) is None
+    for unknown in ({"ffn_config": {"ffn_type": "mptmoe"}}, {"head_dim": "x"}, {"vocab_size": None}):
+        assert parameter_count(read_model(Values({"name": "mpt_causal_lm"} | unknown))) is None
     assert parameter_count(ModelSection("hf_causal_lm", {}, None, "", None, {"model_type": "none"})) is None

@@ -97,6 +97,10 @@ def test_context_and_vocabulary_of_a_hugging_face_config(tmp_path: Path) -> None
         ({"device_train_microbatch_size": "many"}, "device_train_microbatch_size is 'many'"),
         ({"model": {"max_seq_len": 1.5}}, r"model\.max_seq_len is 1\.5"),
         ({"autoresume": "yes please"}, "autoresume is 'yes please'"),
+        ({"model": {"attn_config": "torch"}}, r"model\.attn_config is 'torch'; expected a mapping"),
+        ({"model": {"ffn_config": "x"}}, r"model\.ffn_config is 'x'; expected a mapping"),
+        ({"model": {"name": "mpt_causal_lm", "n_heads": 0}}, r"model\.n_heads is 0; expected a whole number"),
+        ({"tokenizer": {"kwargs": "x"}}, r"tokenizer\.kwargs is 'x'; expected a mapping"),
     ],
 )
 def test_errors_name_the_full_key(changes: dict[str, Any], words: str) -> None:
