@@ -116,9 +116,11 @@ def load_tokenizer(export: ExportFolder) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             export.path, local_files_only=True, trust_remote_code=bool(export.own_code)
         )
-    except LOADING_ERRORS as error:
+    # Unreadable files raise all kinds, down to Exception itself from the Rust side.
+    except Exception as error:
         raise ValueError(
-            f"{export.path} holds no tokenizer that can be loaded: {_first_line(error)}"
+            f"{export.path} holds no tokenizer that can be loaded: {_first_line(error)}. Put the files of "
+            "the run's tokenizer (tokenizer.json, tokenizer_config.json) into the export."
         ) from error
 
 

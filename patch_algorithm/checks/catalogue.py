@@ -78,12 +78,12 @@ microbatch-not-whole       error    A microbatch that is not a whole number of r
 eval-rows-beyond-context   error    Evaluation rows longer than the model's context.
 
 # Data and tokenizer
-rows-cut-short             error    Rows on disk longer than the loader reads: it drops the rest, or refuses them.
+rows-cut-short             error    Rows on disk longer than the loader reads; it drops the rest, or refuses.
 rows-shorter-than-asked    error    Rows on disk shorter than `max_seq_len` says.
 eval-rows-cut-short        warning  Rows on disk longer than an eval loader of llm-foundry reads.
 data-missing               error    No dataset in the folder that a loader names.
 data-damaged               error    A description or an index that cannot be read.
-tokenizer-not-found        error    A tokenizer path that does not exist, or a folder without a tokenizer.
+tokenizer-not-found        error    A tokenizer path without a tokenizer, or with one that cannot be read.
 tokenizer-not-the-datas    error    The run's tokenizer is not the one that the data was written with.
 tokenizer-named-otherwise  note     Perhaps another tokenizer than the data's: only the names are compared.
 tokenizer-context          note     `model_max_length` is not the model's context, in a run that exports.

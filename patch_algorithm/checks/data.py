@@ -182,6 +182,7 @@ class TokenizerFacts:
         files_found: Whether that folder holds a tokenizer.
         differences: What gives the ids of the data another meaning; ``None`` where the two were not compared.
         data_name: The name that the data was written with; ``None`` without a description.
+        fault: Why its ``tokenizer.json`` cannot be read.
     """
 
     name: str
@@ -190,6 +191,7 @@ class TokenizerFacts:
     files_found: bool = False
     differences: tuple[str, ...] | None = None
     data_name: str | None = None
+    fault: str | None = None
 
 
 def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
@@ -199,6 +201,8 @@ def check_tokenizer(tokenizer: TokenizerFacts) -> list[Finding]:
             return [_no_tokenizer(f"tokenizer.name: there is no folder {tokenizer.name!r}.")]
         if tokenizer.folder_found and not tokenizer.files_found:
             return [_no_tokenizer(f"tokenizer.name: the folder {tokenizer.name!r} holds no tokenizer.")]
+        if tokenizer.fault is not None:
+            return [_damaged_tokenizer(tokenizer.fault)]
     if tokenizer.data_name is None or tokenizer.is_registered:
         return []
     if tokenizer.differences is not None:
@@ -239,6 +243,15 @@ def _no_tokenizer(found: str) -> Finding:
         found,
         "transformers would take the path for a name on the Hugging Face hub and refuse it.",
         "Correct the path, or give a name such as EleutherAI/gpt-neox-20b.",
+    )
+
+
+def _damaged_tokenizer(fault: str) -> Finding:
+    return finding(
+        "tokenizer-not-found",
+        f"tokenizer.name: {fault}.",
+        "The run stops when it builds the tokenizer.",
+        "Restore the file: save the tokenizer again, or copy it from the folder `tokenizer` of the dataset.",
     )
 
 

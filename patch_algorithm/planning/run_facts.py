@@ -97,14 +97,31 @@ def tokenizer_facts(run: RunFile) -> TokenizerFacts | None:
     written = on_disk.info.tokenizer if on_disk is not None and on_disk.info is not None else None
     is_folder = os.path.isdir(name)
     is_registered = name in registered("tokenizers")
+    fault = None if is_registered else _fault(Path(name) / "tokenizer.json")
+    compared = written is not None and not is_registered and fault is None
     return TokenizerFacts(
         name=name,
         is_registered=is_registered,
         folder_found=is_folder,
         files_found=is_folder and any((Path(name) / file).is_file() for file in _TOKENIZER_FILES),
-        differences=None if written is None or is_registered else _differences(name, on_disk),
+        differences=_differences(name, on_disk) if compared else None,
         data_name=None if written is None else written.name,
+        fault=fault,
     )
+
+
+def _fault(file: Path) -> str | None:
+    """Why a ``tokenizer.json`` cannot be read; ``None`` where it can, or there is none."""
+    from tokenizers import Tokenizer
+
+    if not os.path.isfile(file):
+        return None
+    try:
+        Tokenizer.from_file(str(file))
+    # A bare Exception is what the library raises.
+    except Exception as error:
+        return f"{file} cannot be read: {error}"
+    return None
 
 
 def _differences(name: str, data: DataOnDisk | None) -> tuple[str, ...] | None:
@@ -117,7 +134,8 @@ def _differences(name: str, data: DataOnDisk | None) -> tuple[str, ...] | None:
         return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError, TypeError):  # not here, or not readable
+    # Not here, or not readable: that raises all kinds, down to Exception itself from the Rust side.
+    except Exception:
         return None
     return tuple(tokenizer_differences(data.info, data.info_folder, tokenizer))
 

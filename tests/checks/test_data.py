@@ -101,6 +101,7 @@ def test_passes_are_said_in_numbers() -> None:
         (TokenizerFacts("/data/tok"), ["tokenizer-not-found"]),
         (TokenizerFacts("data/of/mine"), ["tokenizer-not-found"]),
         (TokenizerFacts("/data/tok", folder_found=True), ["tokenizer-not-found"]),
+        (TokenizerFacts("tok", folder_found=True, files_found=True, fault="cut"), ["tokenizer-not-found"]),
         (TokenizerFacts("a", differences=(), data_name="b"), []),
         (
             TokenizerFacts("a", differences=("its normalizer differs",), data_name="a"),

@@ -49,6 +49,7 @@ def cut(path: Path) -> None:
         (lambda f: cut(f / "model.safetensors"), "it was cut short"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), "is not a safetensors file, or is damaged"),
         (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer that can be loaded"),
+        (lambda f: cut(f / "tokenizer.json"), "the run's tokenizer (tokenizer.json, "),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter (PEFT)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

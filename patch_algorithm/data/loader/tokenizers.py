@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
@@ -32,7 +33,9 @@ def tokenizer_differences(
         return []
     try:
         text = read_text(folder, TOKENIZER_JSON)
-    except (OSError, ValueError) as error:
+        Tokenizer.from_str(text)
+    # A bare Exception is what the library raises for a file that it cannot read.
+    except Exception as error:
         return [f"what differs is not known, because its {TOKENIZER_JSON} cannot be read ({error})"]
     added = {written.eos_id if written.adds_eos else None, written.bos_id if written.adds_bos else None}
     return differences(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,16 @@ def test_somebody_elses_description_further_up_is_none(
     with pytest.warns(UserWarning, match="so it cannot be checked"):
         spec = build(tokenizer, local=str(tmp_path / "mine"), max_seq_len=8)
     assert len(rows_of(spec)) == 8
+
+
+def test_a_tokenizer_of_the_data_that_is_damaged_is_named(
+    other: PreTrainedTokenizerFast, data: Path, tmp_path: Path
+) -> None:
+    file = shutil.copytree(data, tmp_path / "data") / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text("utf-8")[:200])
+    words = r"what differs is not known, because its tokenizer/tokenizer\.json cannot be read"
+    with pytest.raises(ValueError, match=words):
+        build(other, local=str(tmp_path / "data"), max_seq_len=8)
 
 
 def test_another_end_of_text_is_refused(corpus: Path, data: Path) -> None:
