@@ -65,7 +65,7 @@ def main(args: list[str], command: str = "patch_algorithm.train") -> int:
         if _show(findings, args, command):
             return 2
         prepare(cfg)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return _complain(error, 2, command)
     from llmfoundry.command_utils import train_from_yaml
 

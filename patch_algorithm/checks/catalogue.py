@@ -107,7 +107,7 @@ needs-gpu                  note     What the file needs of a GPU; it was not che
 no-evaluation              note     Nothing is evaluated.
 eval-misses-switch         warning  `eval_at_switch` is off, and no evaluation falls on the switch.
 save-misses-switch         warning  `checkpoint_at_switch` is off, and no checkpoint falls on the switch.
-save-folder-used           error    Checkpoints in the save folder, without `autoresume` or `save_overwrite`.
+save-folder-used           error    Later checkpoints in the save folder, no `autoresume` or `save_overwrite`.
 disk-space                 warning  Less free space than the checkpoints to be kept take.
 folder-not-writable        error    A save folder that cannot be written.
 

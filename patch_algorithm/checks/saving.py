@@ -80,7 +80,7 @@ class FolderFacts:
 
     Attributes:
         folder: Its path on this machine.
-        holds_checkpoints: How many files in it look like checkpoints of a run.
+        holds_checkpoints: How many files in it look like checkpoints of steps that the run has still to make.
         resumes: Whether the run goes on from them, or replaces them.
         writable: Whether the run can write there.
         free_bytes: Free space; ``None`` if not known.
@@ -113,8 +113,8 @@ def check_folder(facts: FolderFacts) -> list[Finding]:
         found.append(
             finding(
                 "save-folder-used",
-                f"save_folder={facts.folder} holds {facts.holds_checkpoints} checkpoint files, and neither "
-                "autoresume nor save_overwrite is set.",
+                f"save_folder={facts.folder} holds {facts.holds_checkpoints} checkpoint files of steps that "
+                "the run has still to make, and neither autoresume nor save_overwrite is set.",
                 "Composer refuses a folder whose files the run could overwrite.",
                 "Set autoresume: true and run_name to continue that run, or choose another folder.",
             )

@@ -103,6 +103,7 @@ def _unwritable() -> dict[str, str]:
 
 def can_write(folder: Path) -> bool:
     """Whether a folder can be written, or be made where it does not exist yet."""
-    while not folder.exists() and folder != folder.parent:
+    # Path.exists raises where a folder above may not be searched.
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)

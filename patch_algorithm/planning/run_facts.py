@@ -31,7 +31,7 @@ __all__ = [
     "tokenizer_facts",
 ]
 
-_CHECKPOINT = re.compile(r"(ep\d+-ba\d+|latest-)")
+_CHECKPOINT = re.compile(r"ep\d+-ba(\d+)")
 _BYTES_PER_PARAMETER = 12  # weights and two moments, in fp32
 _LOADERS_OF_SHARDS = ("text", "pile")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -211,7 +211,7 @@ def folder_facts(run: RunFile, clock: RunClock | None) -> FolderFacts | None:
     parameters = parameter_count(run.model)
     return FolderFacts(
         folder=run.save_folder,
-        holds_checkpoints=_checkpoints_in(folder) if named else 0,
+        holds_checkpoints=_later_checkpoints(folder, _first_step(run)) if named else 0,
         resumes=run.autoresume or run.save_overwrite,
         writable=writable,
         free_bytes=_free(folder) if writable else None,
@@ -220,14 +220,30 @@ def folder_facts(run: RunFile, clock: RunClock | None) -> FolderFacts | None:
     )
 
 
-def _checkpoints_in(folder: Path) -> int:
-    if not folder.is_dir():
+def _first_step(run: RunFile) -> int | None:
+    """The step that a run starts at, by the name of the checkpoint it loads; ``None`` if not told."""
+    path = run.config.get("load_path")
+    if not path or run.config.get("load_weights_only"):  # weights alone leave the run's clock at zero
         return 0
-    return sum(_CHECKPOINT.match(file.name) is not None for file in folder.iterdir())
+    path = str(path).replace("{rank}", "0").replace("{run_name}", run.run_name or "")
+    # `latest-rank0.pt` is a link to the checkpoint.
+    steps = _CHECKPOINT.findall(path if is_url(path) else os.path.realpath(path))
+    return int(steps[-1]) if steps else None
+
+
+def _later_checkpoints(folder: Path, step: int | None) -> int:
+    """Checkpoints after a step, for which alone Composer refuses a folder."""
+    if step is None:
+        return 0
+    try:
+        names = [_CHECKPOINT.match(name) for name in os.listdir(folder)]
+    except OSError:  # not there, or not to be read
+        return 0
+    return sum(name is not None and int(name[1]) > step for name in names)
 
 
 def _free(folder: Path) -> int:
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
     return shutil.disk_usage(folder).free
 

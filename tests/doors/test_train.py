@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -77,6 +78,22 @@ def test_an_error_stops_a_run_before_anything_is_built(
     assert f"doctor --here {path} algorithms.patch_level.raito=0.5 " in told, "with the overrides"
     assert "Traceback" not in told
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_may_not_be_searched_is_bad_input(
+    main: Any,
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/runs")
+
+    monkeypatch.setattr("patch_algorithm.preflight.check_start", refuse)
+    assert main([str(write_run(corpus, tmp_path))]) == 2
+    told = capsys.readouterr().err
+    assert told == "patch_algorithm.train: [Errno 13] Permission denied: '/root/runs'\n"
 
 
 def test_warnings_are_told_once(

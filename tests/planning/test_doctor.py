@@ -251,25 +251,6 @@ def test_every_key_of_the_loader_pile_is_known(healthy: dict[str, Any]) -> None:
     assert "unknown-key" in ids(healthy, **{**pile, "train_loader__dataset__verfy": True})
 
 
-def test_checkpoints_in_the_save_folder(healthy: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "ep0-ba2-rank0.pt").touch()
-    assert ids(healthy, save_folder=str(tmp_path)) == ["save-folder-used"]
-    assert ids(healthy, save_folder=str(tmp_path), autoresume=True) == []
-    assert ids(healthy, save_folder=str(tmp_path) + "/{run_name}") == []
-
-
-def test_space_for_checkpoints(
-    healthy: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from patch_algorithm.planning import run_facts
-
-    usage = shutil.disk_usage(tmp_path)._replace(free=200_000)
-    monkeypatch.setattr(run_facts.shutil, "disk_usage", lambda folder: usage)
-    saving = {"save_folder": str(tmp_path), "save_interval": "50ba"}
-    assert ids(healthy, **saving) == ["disk-space"]
-    assert ids(healthy, **saving, save_num_checkpoints_to_keep=1) == []
-
-
 def test_a_file_for_another_machine_is_not_judged_by_this_one(healthy: dict[str, Any]) -> None:
     changes = {"precision": "amp_bf16", "train_loader__dataset__local": "/none"}
     elsewhere = found(healthy, False, **changes)
