@@ -274,6 +274,8 @@ def _advice(subject: Group, baseline: Group, basis: str, axis: str) -> str:
 
 
 def _first(runs: Sequence[Run]) -> str:
+    if all(run.completed and run.diverged for run in runs):
+        return "Repeat it with settings under which it does not diverge, such as a lower learning rate."
     if all(run.completed and run.final_loss is None for run in runs):
         return "Repeat it with an eval_loader and eval_interval: 1dur, which evaluates at the end."
     return f"Let {', '.join(run.name for run in runs)} reach the end of the schedule first."

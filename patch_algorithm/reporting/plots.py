@@ -78,16 +78,17 @@ def pictures(groups: Sequence[Group], recoveries: Sequence[Recovery], compute: s
                 lambda theme, recovery=recovery: figures.recovery_figure(scene, theme, recovery),
             )
         )
-    found.append(
-        Picture(
-            "training-loss",
-            "Training loss, stage by stage",
-            "A patch-stage loss is the mean over the k tokens of the next patch, which the "
-            "model has not read: it is higher by nature. Compare it neither with a next-token loss nor "
-            "with the patch loss of another k.",
-            lambda theme: figures.training_figure(scene, theme),
+    if any(curve for group in groups for curve in (*series.patch_loss(group), *series.token_loss(group))):
+        found.append(
+            Picture(
+                "training-loss",
+                "Training loss, stage by stage",
+                "A patch-stage loss is the mean over the k tokens of the next patch, which the "
+                "model has not read: it is higher by nature. Compare it neither with a next-token loss nor "
+                "with the patch loss of another k.",
+                lambda theme: figures.training_figure(scene, theme),
+            )
         )
-    )
     found += [picture for picture in _resources(scene, bands) if picture]
     return found
 

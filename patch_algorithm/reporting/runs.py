@@ -103,6 +103,14 @@ class Run:
         return evals[-1][1] if evals and evals[-1][0].step == self.end.step else None
 
     @property
+    def diverged(self) -> bool:
+        """Whether it was evaluated at its end and the loss was not a finite number."""
+        return any(
+            line.at.step == self.end.step and not math.isfinite(line.metrics.get(self.metric, 0.0))
+            for line in self.history.evals[-1:]
+        )
+
+    @property
     def spans(self) -> list[Span]:
         """Its stages, in order."""
         return _spans(self.history.steps)
@@ -164,6 +172,8 @@ class Run:
             return "its file mixes the lines of several processes"
         if self.completed is False:
             return f"it is {self.state}"
+        if self.diverged:
+            return "its eval loss at its end is not finite"
         return "it has no evaluation at its end" if self.final_loss is None else None
 
     def unfinished(self) -> str | None:
@@ -318,7 +328,9 @@ def _of_the_run(run: Run) -> list[str]:
         )
     elif run.completed is None:
         found.append("written by an older version: whether it came to its planned end is not recorded")
-    if not run.evals:
+    if run.diverged:
+        found.append("the eval loss is not finite at its end")
+    elif not run.evals:
         found.append(f"no evaluation with {run.metric} is recorded")
     elif run.final_loss is None:
         found.append(f"its last evaluation is at step {run.evals[-1][0].step}, not at its end")

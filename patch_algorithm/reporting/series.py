@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import mean, median
@@ -38,7 +39,8 @@ def memory(group: Group) -> list[Curve]:
 
 def rates(group: Group) -> list[Curve]:
     """The learning rate over raw tokens, of the group's first run."""
-    return [[(float(moment.raw_tokens), rate) for moment, rate in group.runs[0].rates]]
+    found = group.runs[0].rates
+    return [[(float(moment.raw_tokens), rate) for moment, rate in found if math.isfinite(rate)]]
 
 
 def speed(group: Group) -> list[Curve]:
@@ -68,8 +70,9 @@ def _by_stage(group: Group, value: Callable[[Line], float | None], patches: bool
 
 
 def _values(lines: Sequence[Line], value: Callable[[Line], float | None]) -> Curve:
+    """What can be drawn: a diverged run's losses are not numbers, and would leave the axes without limits."""
     found = ((float(line.at.raw_tokens), value(line)) for line in lines)
-    return [(x, y) for x, y in found if y is not None]
+    return [(x, y) for x, y in found if y is not None and math.isfinite(y)]
 
 
 def _speeds(run: Run, index: int) -> Curve:

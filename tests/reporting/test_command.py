@@ -16,7 +16,7 @@ from patch_algorithm.cli import app
 from patch_algorithm.reporting.plots import draw, pictures
 from patch_algorithm.reporting.report import make_report
 from patch_algorithm.reporting.style import DARK, LIGHT
-from tests.reporting.synthetic import SAME_COMPUTE, SAME_DATA, ends_at, run
+from tests.reporting.synthetic import EVAL, SAME_COMPUTE, SAME_DATA, ends_at, lines, run, write
 
 PICTURES = {
     "eval-by-tokens",
@@ -127,6 +127,42 @@ def test_every_odd_run_can_be_drawn(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "three &lt;&amp;&gt;" in text
     assert "no-evals: no evaluation with" in result.output
+
+
+@pytest.mark.parametrize(("loss", "first"), [("nan", 81), ("inf", 1)])
+def test_a_diverged_run_has_a_report(loss: str, first: int, tmp_path: Path) -> None:
+    history = lines(name="patch")
+    for line in history:
+        if line.get("step", 0) >= first and "metrics" in line:
+            names = ("loss/train/total", "patch_level/loss", EVAL)
+            line["metrics"] |= {name: loss for name in names if name in line["metrics"]}
+    out = tmp_path / "out"
+    call = [
+        "report",
+        write(tmp_path / "patch", history),
+        run(tmp_path / "twin", SAME_DATA),
+        "--out",
+        str(out),
+    ]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0, result.output
+    assert f"patch: the training loss is not finite at step {first}." in result.output
+    assert "patch: the eval loss is not finite at its end." in result.output
+    assert "its eval loss at its end is not finite. Repeat it with settings under which" in result.output
+    assert "the training loss is not finite" in Page((out / "report.html").read_text("utf-8")).words
+    assert (out / "training-loss.png").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_no_file(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("cannot be drawn")
+
+    monkeypatch.setattr("patch_algorithm.reporting.figures.curve_figure", fail)
+    result = CliRunner().invoke(app, ["report", runs[0], "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_named(runs: list[str], tmp_path: Path) -> None:
