@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patch_algorithm.data.readers import Position, Reading, Source, SourceDamage, find_sources
+from patch_algorithm.data.readers.folders import listed, sources_below
 
 __all__ = ["Documents", "read_documents"]
 
@@ -45,13 +46,15 @@ def read_documents(path: str) -> Documents:
             ``*.parquet``, with a field ``text``; or a folder of such files.
 
     Raises:
-        ValueError: If there is nothing to read, or a file is not what its name says.
+        ValueError: If there is nothing to read, a file is not what its name says, or a folder holds text
+            files and others: a licence beside the data is no document of it.
     """
     place = Path(path)
     if not place.exists():
         raise ValueError(f"There is no evaluation data at {path}. Give a file or a folder with --data.")
     plain = sorted(place.glob("*.txt")) if place.is_dir() else [place] if place.suffix == ".txt" else []
     if plain:
+        _refuse_mixture(place, plain)
         texts = [_plain(file) for file in plain]
     else:
         try:
@@ -63,6 +66,16 @@ def read_documents(path: str) -> Documents:
     if not kept:
         raise ValueError(f"{path} holds no text.")
     return Documents(path, kept)
+
+
+def _refuse_mixture(folder: Path, plain: Sequence[Path]) -> None:
+    others = sources_below(folder)[0] if folder.is_dir() else []
+    if others:
+        raise ValueError(
+            f"--data {folder} holds text files ({listed(plain, folder)}) and other data "
+            f"({listed(others, folder)}). Expected files of one kind: name the file to evaluate, or move the "
+            "others away."
+        )
 
 
 def _plain(file: Path) -> str:

@@ -172,6 +172,15 @@ def test_data_that_is_not_what_its_name_says(
     refused(evaluate(export, "--data", tmp_path / name), words)
 
 
+def test_a_folder_that_mixes_text_files_with_other_data(export: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "wikitext"
+    (folder / "more").mkdir(parents=True)
+    (folder / "LICENSE.txt").write_text("w1 w2 w3")
+    (folder / "more" / "test.jsonl").write_text('{"text": "w1 w2 w3"}\n')
+    refused(evaluate(export, "--data", folder), "text files (LICENSE.txt) and other data (more/test.jsonl)")
+    result(export, "--data", folder / "LICENSE.txt")
+
+
 def test_a_damaged_checkpoint(trained: Path, texts: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.pt"
     short.write_bytes(checkpoint_of(trained).read_bytes()[:-1000])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["KINDS", "is_source", "is_table", "sources_below"]
+__all__ = ["KINDS", "is_source", "is_table", "listed", "sources_below"]
 
 KINDS = ".jsonl, .ndjson or .json, also with .gz, .zst, .xz or .bz2, or in .parquet"
 """What the name of a source ends in, for messages."""
