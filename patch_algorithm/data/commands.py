@@ -139,6 +139,10 @@ def convert(
             own = builtin_source(megabytes)
             asked["sources"] = tuple(own if name == "builtin" else name for name in asked["sources"])
         options = Conversion(**asked)
+        if dry_run and report is not None:
+            raise ValueError(
+                "--report has no effect with --dry-run, which writes nothing. Give only one of them."
+            )
         if report is not None and (report.is_dir() or not report.parent.is_dir()):
             raise ValueError(f"--report {report}: expected a file in an existing folder.")
         if dry_run:

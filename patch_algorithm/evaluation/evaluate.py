@@ -110,7 +110,7 @@ def evaluate(
 def _context(subject: Evaluated, seq_len: int | None) -> int:
     if seq_len is None and subject.context is None:
         raise ValueError(f"The config of {subject.path} states no context. Give one with --seq-len.")
-    length = seq_len or subject.context or 0
+    length = (subject.context or 0) if seq_len is None else seq_len
     if length < 2 or (subject.context is not None and length > subject.context):
         limit = "" if subject.context is None else f" to {subject.context:,}, the model's context"
         raise ValueError(f"--seq-len {length}: expected 2{limit or ' or more'}.")

@@ -153,3 +153,12 @@ def test_a_report_that_could_not_be_written(source: Path, tokenizer: Path, tmp_p
         assert result.exit_code == 2
         assert f"--report {report}: expected a file in an existing folder." in result.output
     assert files(tmp_path) == before
+
+
+def test_a_dry_run_writes_no_report(source: Path, tokenizer: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    asked = ["--source", source, "--tokenizer", tokenizer, "--out", tmp_path / "out", "--report", report]
+    result = command("convert", *asked, "--dry-run")
+    assert result.exit_code == 2
+    assert "--report has no effect with --dry-run" in result.output
+    assert not report.exists()
