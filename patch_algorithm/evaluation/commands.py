@@ -159,8 +159,9 @@ def _compare(first: str, second: str, as_json: bool) -> None:
     from patch_algorithm.evaluation.comparison import compare, differences_text
     from patch_algorithm.evaluation.results import read_result
 
-    found = compare(read_result(first), read_result(second))
+    one = read_result(first)
+    found = compare(one, read_result(second))
     if as_json:
-        typer.echo(json.dumps([one._asdict() for one in found], indent=2))
+        typer.echo(json.dumps([difference._asdict() for difference in found], indent=2))
     else:
-        typer.echo(differences_text(first, second, found))
+        typer.echo(differences_text(first, second, one["preset"], found))

@@ -111,9 +111,9 @@ def _bits_per_byte(sums: np.ndarray) -> np.ndarray:
         return nats / scored * tokens / size / math.log(2)
 
 
-def differences_text(first: str, second: str, found: list[Difference]) -> str:
-    """Differences as lines for a terminal."""
-    what = "" if any(" " in one.name for one in found) else "bits per byte"
+def differences_text(first: str, second: str, preset: str, found: list[Difference]) -> str:
+    """Differences as lines for a terminal; tasks have their measures in their names."""
+    what = "" if preset == "zero-shot" else "bits per byte"
     rows = [(what, "A", "B", "B - A", "error", "95 % interval", "units")]
     rows += [
         (

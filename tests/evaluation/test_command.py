@@ -129,6 +129,41 @@ def test_the_bootstrap_error_is_that_of_a_mean() -> None:
     assert found.error == pytest.approx(extra.std() / 20 / in_bits, rel=0.05)
 
 
+def test_a_comparison_names_its_unit_where_a_component_has_a_space(tmp_path: Path) -> None:
+    data = {"digest": "x", "path": "pile-mds"}
+    units = [[30.0, 10, 10, 40.0], [25.0, 10, 10, 40.0]]
+    content = {
+        "kind": "patch-level eval",
+        "format": 1,
+        "preset": "pile",
+        "seq_len": 8,
+        "stride": 8,
+        "data": data,
+        "measures": [{"name": "PubMed Central", "units": units}],
+    }
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(content))
+    header = evaluate("--compare", file, file).stdout.splitlines()[3]
+    assert header.split() == [
+        "bits",
+        "per",
+        "byte",
+        "A",
+        "B",
+        "B",
+        "-",
+        "A",
+        "error",
+        "95",
+        "%",
+        "interval",
+        "units",
+    ]
+    tasks = [{"task": "piqa", "measure": "acc", "scores": [1.0, 0.0]}]
+    file.write_text(json.dumps(content | {"preset": "zero-shot", "measures": [], "tasks": tasks}))
+    assert evaluate("--compare", file, file).stdout.splitlines()[3].split()[0] == "A"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -139,6 +174,10 @@ def test_the_bootstrap_error_is_that_of_a_mean() -> None:
             "there are paper, pile, zero-shot. Did you mean 'paper'?",
         ),
         (["EXPORT", "--data", "TEXTS", "--stride", "9"], "--stride 9: expected 1 to 8"),
+        (
+            ["EXPORT", "--data", "TEXTS", "--seq-len", "0"],
+            "--seq-len 0: expected 2 to 8, the model's context",
+        ),
         (["EXPORT", "--data", "TEXTS", "--seq-len", "9"], "expected 2 to 8, the model's context"),
         (["EXPORT", "--data", "TEXTS", "--preset", "pile"], "holds no dataset.json"),
         (["none.pt", "--data", "TEXTS"], "There is no checkpoint none.pt"),
