@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from patch_algorithm.cli import app
-from tests.data.support import END_OF_TEXT, documents, files, lines, stream_tokens
+from patch_algorithm.data.conversion.estimation import estimate
+from tests.data.support import END_OF_TEXT, documents, files, lines, options, stream_tokens
 
 
 def command(*args: object) -> Result:
@@ -162,3 +165,29 @@ def test_a_dry_run_writes_no_report(source: Path, tokenizer: Path, tmp_path: Pat
     assert result.exit_code == 2
     assert "--report has no effect with --dry-run" in result.output
     assert not report.exists()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
+def test_a_dry_run_knows_how_much_of_a_file_it_has_sampled(
+    name: str, tokenizer: Path, tmp_path: Path
+) -> None:
+    found = documents(12_000)
+    text = json.dumps(found).encode() if name == "a.json" else lines(found)
+    assert len(text) > 7 << 20
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text, 1) if name.endswith(".gz") else text)
+    result = command(
+        "convert", "--source", path, "--tokenizer", tokenizer, "--out", tmp_path / "out", "--dry-run"
+    )
+    assert result.exit_code == 0, result.output
+    total = next(line.split() for line in result.output.splitlines() if line.startswith("total"))
+    assert int(total[1].replace(",", "")) == pytest.approx(len(found), rel=0.05)
+
+
+def test_a_dry_run_divides_processor_time_by_the_workers(
+    source: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Eight seconds of all threads together, in however little time.
+    monkeypatch.setattr(time, "process_time", iter([10.0, 18.0]).__next__)
+    found = estimate(options([source], tokenizer, tmp_path / "out", workers=4))
+    assert found.seconds == 2.0

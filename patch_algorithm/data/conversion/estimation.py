@@ -35,7 +35,7 @@ def estimate(options: Conversion) -> Estimate:
     encoder = BlockEncoder(replace(task, encoding=encoding))
     step = -(-len(sources) // _SAMPLED_SOURCES)
     tally, sampled = Tally(), 0
-    started = time.monotonic()
+    wall, processor = time.monotonic(), time.process_time()
     for source in sources[::step]:
         try:
             block = _first_block(source, options.reading)
@@ -54,11 +54,13 @@ def estimate(options: Conversion) -> Estimate:
             raise ConversionError(f"{source.name}, {source.place} {number}: {reason} ({detail}).")
         tally.add(result.tally)
         sampled += block.read_bytes
+    wall, processor = time.monotonic() - wall, time.process_time() - processor
     return Estimate(
         sources=len(sources),
         size=total_size(sources),
         sampled=sampled,
-        seconds=(time.monotonic() - started) / options.cores,
+        # The sample has been encoded on all cores at once, so only its processor time can be divided by them.
+        seconds=wall if options.workers == 0 else processor / options.cores,
         counts=tally.counts,
         skipped=tally.skipped,
         row_tokens=options.row_lengths(sources),

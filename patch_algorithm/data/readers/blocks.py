@@ -79,7 +79,7 @@ class Block:
         data: Lines of text as they stand in the file, or rows.
         size: Bytes of text.
         overlong: Lines of the block, counted from 0, that were too long to be held. They are blank here.
-        read_bytes: Bytes of the file that were read for it, which compression makes fewer than ``size``.
+        read_bytes: Bytes of the file that it takes up, which compression makes fewer than ``size``.
         split: The split that all its documents belong to; ``None`` leaves it to the conversion.
     """
 
