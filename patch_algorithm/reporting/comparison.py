@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from patch_algorithm.reporting.amounts import compute, nats, tokens
 from patch_algorithm.reporting.groups import Group
+from patch_algorithm.reporting.places import same_place
 from patch_algorithm.reporting.runs import AT_MINIMUM, Run
 
 __all__ = ["SpeedUp", "Verdict", "choose_baselines", "compute_axis", "judge", "speed_up", "subjects_of"]
@@ -78,12 +79,14 @@ def choose_baselines(groups: Sequence[Group], paths: Sequence[str]) -> list[Grou
     Raises:
         ValueError: If a path is none of the runs'.
     """
+    chosen: set[str] = set()
     for path in paths:
-        if not any(run.path == path or run.name == path for group in groups for run in group.runs):
+        place = same_place(path)
+        found = {g.name for g in groups for r in g.runs if r.name == path or same_place(r.path) == place}
+        if not found:
             raise ValueError(f"--baseline {path} is not one of the runs. List it among them, too.")
-    if paths:
-        return [g for g in groups if any(run.path in paths or run.name in paths for run in g.runs)]
-    return [group for group in groups if not group.has_patches]
+        chosen |= found
+    return [group for group in groups if (group.name in chosen if paths else not group.has_patches)]
 
 
 def subjects_of(groups: Sequence[Group], baselines: Sequence[Group]) -> list[Group]:

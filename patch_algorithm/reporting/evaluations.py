@@ -11,6 +11,7 @@ from typing import Any
 from patch_algorithm.common.tables import table
 from patch_algorithm.evaluation.paper import paper_row
 from patch_algorithm.evaluation.results import Number, as_result, numbers, read_result
+from patch_algorithm.reporting.places import named
 from patch_algorithm.reporting.runs import Run
 
 __all__ = ["HEADER", "Evaluation", "evaluations_of", "evaluations_text", "is_result_file"]
@@ -97,10 +98,9 @@ def evaluations_of(runs: Sequence[Run], given: Sequence[str]) -> list[Evaluation
                 found.append(Evaluation(run.name, str(path), result))
     known = {Path(one.path).resolve() for one in found}
     for text in given:
-        before, equals, after = text.partition("=")
-        name, place = (before, after) if equals and not Path(text).exists() else (Path(text).stem, text)
+        name, place = named(text)
         if Path(place).resolve() not in known:
-            found.append(Evaluation(name, place, read_result(place)))
+            found.append(Evaluation(name or Path(place).stem, place, read_result(place)))
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from patch_algorithm.common.version import __version__
@@ -24,6 +23,7 @@ from patch_algorithm.reporting.evaluations import (
     is_result_file,
 )
 from patch_algorithm.reporting.groups import Group, Point, group_runs
+from patch_algorithm.reporting.places import named, same_place
 from patch_algorithm.reporting.recovery import Recovery, recovery_of, recovery_words
 from patch_algorithm.reporting.runs import Run, read_run
 
@@ -111,7 +111,7 @@ def make_report(runs: Sequence[str], baselines: Sequence[str] = (), metric: str 
         if names.count(run.name) > 1:
             run.name = run.path
     groups = group_runs(read)
-    compared = choose_baselines(groups, [_place(text) for text in baselines])
+    compared = choose_baselines(groups, [named(text)[1] for text in baselines])
     compute = compute_axis(groups)
     subjects = subjects_of(groups, compared) if len(groups) > 1 or groups[0].has_patches else []
     return Report(
@@ -125,16 +125,11 @@ def make_report(runs: Sequence[str], baselines: Sequence[str] = (), metric: str 
     )
 
 
-def _place(text: str) -> str:
-    before, equals, after = text.partition("=")
-    return after if equals and before and after and "/" not in before and not Path(text).exists() else text
-
-
 def _refuse_twice(runs: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for text in runs:
-        place = _place(text)
-        real = place if "://" in place else str(Path(place).resolve()).removesuffix("/history.jsonl")
+        place = named(text)[1]
+        real = same_place(place)
         if real in seen:
             raise ValueError(f"{place} and {seen[real]} are the same run. Give each run once.")
         seen[real] = place

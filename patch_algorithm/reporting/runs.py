@@ -11,6 +11,7 @@ from typing import Any
 from patch_algorithm.monitoring import history_file
 from patch_algorithm.monitoring.history_file import History, Line
 from patch_algorithm.monitoring.moment import Moment
+from patch_algorithm.reporting.places import HISTORY, named
 
 __all__ = ["LOSS", "Run", "Span", "read_run"]
 
@@ -199,7 +200,7 @@ def read_run(text: str, metric: str | None = None) -> Run:
     Raises:
         ValueError: If there is no run, or nothing in it.
     """
-    group, place = _named(text)
+    group, place = named(text)
     history = _history(place)
     if not history.steps:
         raise ValueError(f"{place} holds no training steps yet. Give a run that has trained.")
@@ -209,21 +210,14 @@ def read_run(text: str, metric: str | None = None) -> Run:
     return run
 
 
-def _named(text: str) -> tuple[str | None, str]:
-    before, equals, after = text.partition("=")
-    if equals and before and after and "/" not in before and not Path(text).exists():
-        return before, after
-    return None, text
-
-
 def _history(place: str) -> History:
     if "://" in place:
-        url = place if place.endswith(".jsonl") else f"{place.rstrip('/')}/history.jsonl"
+        url = place if place.endswith(".jsonl") else f"{place.rstrip('/')}/{HISTORY}"
         return history_file.read(url)
     path = Path(place)
     if path.is_dir():
-        if (path / "history.jsonl").is_file():
-            return history_file.read(path / "history.jsonl")
+        if (path / HISTORY).is_file():
+            return history_file.read(path / HISTORY)
         if any(path.rglob("*tfevents*")):
             from patch_algorithm.reporting.tensorboard import read_folder
 
@@ -242,7 +236,7 @@ def _name(history: History, place: str) -> str:
         if settings.get("run_name"):
             return str(settings["run_name"])
     path = Path(place)
-    return (path.parent.resolve().name if path.name == "history.jsonl" else path.stem) or place
+    return (path.parent.resolve().name if path.name == HISTORY else path.stem) or place
 
 
 def _metric(history: History, place: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from patch_algorithm.reporting.places import same_place
 from patch_algorithm.reporting.report import Report, make_report
 from tests.reporting.synthetic import FLOPS, SAME_COMPUTE, SAME_DATA, TOKENS, ends_at, run
 
@@ -195,6 +196,22 @@ def test_a_baseline_that_was_named(tmp_path: Path) -> None:
     assert report.verdicts[0].baseline == "eight"
     with pytest.raises(ValueError, match="--baseline elsewhere is not one of the runs"):
         make_report(paths, ["elsewhere"])
+
+
+def test_a_baseline_is_the_same_run_however_its_place_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "four")
+    run(tmp_path / "eight", ((8, 80), (1, 40)))
+    monkeypatch.chdir(tmp_path)
+    for given, baseline in (
+        ("eight/", "./eight"),
+        ("./eight", "eight/"),
+        ("eight", "eight/history.jsonl"),
+        ("other=eight", f"other={tmp_path}/eight/"),
+    ):
+        assert make_report(["four", given], [baseline]).verdicts[0].baseline in ("eight", "other")
+    assert same_place("s3://bucket/run/history.jsonl") == same_place("s3://bucket/run/")
 
 
 def test_runs_that_cannot_be_told_apart(tmp_path: Path) -> None:
