@@ -60,7 +60,9 @@ def report(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print all numbers as JSON instead of the verdict as text.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of the same names in DIR.")
+    ] = False,
 ) -> None:
     """Compare finished or running runs: was patch-level training worth it?
 
@@ -73,21 +75,18 @@ def report(
 
     Results of `patch-level eval --out` in the folder of a run are shown as well.
     """
-    page = out / "report.html"
     with errors_as_exit_codes("report"):
         # Imported here: the help text shall not wait for matplotlib, nor an error for the pictures.
         from patch_algorithm.reporting.report import make_report
 
-        if page.exists() and not overwrite:
-            raise ValueError(f"{page} exists. Give --overwrite to replace it, or another --out.")
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out {out} is a file. Give a folder.")
         found = make_report(runs, baseline or (), metric)
         from patch_algorithm.reporting.writing import write_report
 
-        write_report(found, out)
+        write_report(found, out, overwrite)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
         typer.echo(found.to_text())
-        typer.echo(f"\n{page}")
+        typer.echo(f"\n{out / 'report.html'}")

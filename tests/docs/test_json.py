@@ -106,7 +106,7 @@ def test_plan(tmp_path: Path) -> None:
 
 
 def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patch_algorithm.reporting.writing.write_report", lambda _, out: None)
+    monkeypatch.setattr("patch_algorithm.reporting.writing.write_report", lambda *_: None)
     paths = [
         run(tmp_path / "patch-1", seed=1, loss=ends_at(5.10)),
         run(tmp_path / "patch-2", seed=2, loss=ends_at(5.12)),

@@ -84,21 +84,31 @@ def test_page_pictures_and_numbers(runs: list[str], tmp_path: Path) -> None:
     assert [group["name"] for group in numbers["groups"]] == ["patch", "data", "compute"]
 
 
-def test_json_and_overwriting(runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[Path] = []
-    monkeypatch.setattr("patch_algorithm.reporting.writing.write_report", lambda _, out: written.append(out))
-    call = ["report", runs[0], runs[2], "--out", str(tmp_path / "out"), "--json"]
+@pytest.mark.parametrize("name", ["report.html", "report.json", "training-loss.png"])
+def test_json_and_overwriting(
+    name: str, runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patch_algorithm.reporting.writing.draw", lambda *_: b"picture")
+    monkeypatch.setattr("patch_algorithm.reporting.writing.render", lambda *_: "page")
+    out = tmp_path / "out"
+    call = ["report", runs[0], runs[2], "--out", str(out), "--json"]
     first = CliRunner().invoke(app, call)
     assert first.exit_code == 0
     assert json.loads(first.stdout)["verdicts"][0]["stated"] is True
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "report.html").touch()
+    for path in out.iterdir():
+        path.unlink()
+    (out / name).write_text("kept")
+    (out / "recovery-other.png").write_text("of an earlier report")
     second = CliRunner().invoke(app, call)
     assert second.exit_code == 2
-    assert "report.html exists. Give --overwrite" in second.output
-    assert written == [tmp_path / "out"]
+    assert f"{name} exists. Give --overwrite" in second.output
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        name: "kept",
+        "recovery-other.png": "of an earlier report",
+    }
     assert CliRunner().invoke(app, [*call, "--overwrite"]).stdout == first.stdout
-    assert len(written) == 2
+    assert (out / name).read_text() != "kept"
+    assert (out / "recovery-other.png").read_text() == "of an earlier report"
 
 
 def test_the_same_runs_give_the_same_bytes_and_a_theme_others(runs: list[str]) -> None:

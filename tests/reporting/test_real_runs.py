@@ -83,7 +83,7 @@ def test_the_page_shows_what_the_command_prints(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "runs").symlink_to(FIXTURES)
     monkeypatch.chdir(tmp_path)
     paths = sorted(str(path) for path in Path("runs").glob("*.jsonl"))
-    monkeypatch.setattr("patch_algorithm.reporting.writing.write_report", lambda report, out: [])
+    monkeypatch.setattr("patch_algorithm.reporting.writing.write_report", lambda *_: None)
     result = CliRunner().invoke(app, ["report", *paths, *words[3:]])
     assert result.exit_code == 0
     assert [line.rstrip() for line in result.output.splitlines() if line] == [
