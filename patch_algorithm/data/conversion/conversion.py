@@ -66,7 +66,8 @@ def convert(options: Conversion, tokenizer: TokenizerSpec | None = None) -> Repo
             log.info("continuing in %s", workdir.root)
         if workdir.is_publishing():
             _publish(options, workdir)
-            return Report(DatasetInfo.read(options.out), options.out, time.monotonic() - started)
+            info, seconds = DatasetInfo.read(options.out), time.monotonic() - started
+            return Report(info, options.out, seconds, val_fraction=options.val_fraction)
         if replaces:
             log.info("%s will be replaced when the conversion is finished", options.out)
             if task.url is not None:
@@ -84,7 +85,14 @@ def convert(options: Conversion, tokenizer: TokenizerSpec | None = None) -> Repo
         totals = total_up(workdir, sources, work.units)
         info = _finish(options, sources, tokenizer, task, engine, workdir, totals)
         _publish(options, workdir)
-        return Report(info, options.out, time.monotonic() - started, work.encoded, totals.examples)
+        return Report(
+            info,
+            options.out,
+            time.monotonic() - started,
+            work.encoded,
+            totals.examples,
+            options.val_fraction,
+        )
 
 
 def _engine(options: Conversion, task: Task, workdir: WorkDir, sources: Sequence[Source]) -> Engine:
@@ -120,7 +128,7 @@ def _finish(
         if uploader is not None:
             uploader.upload(file)
     info = _info(options, sources, tokenizer, engine, totals, tuple(streams))
-    for line in empty_splits(info):
+    for line in empty_splits(info, options.val_fraction):
         log.warning("%s", line)
     info.write(workdir.data)
     return info

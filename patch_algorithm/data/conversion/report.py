@@ -7,26 +7,48 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from patch_algorithm.common.tables import duration, table
-from patch_algorithm.data.conversion.documents import VAL, BadDocument, Counts
+from patch_algorithm.data.conversion.documents import TRAIN, VAL, BadDocument, Counts
 from patch_algorithm.data.dataset.description import DatasetInfo
 
 __all__ = ["Estimate", "Report", "empty_splits"]
 
 
-def empty_splits(info: DatasetInfo) -> list[str]:
-    """Held-out data that is missing: a line for each stream of ``val`` without a row."""
-    if VAL not in info.row_tokens:
-        return []
-    components = sorted(info.components) if info.split_by_component else [None]
+def empty_splits(info: DatasetInfo, val_fraction: float = 0.0) -> list[str]:
+    """Held-out data that is missing: a line for each stream of ``val`` and ``test`` without a row.
+
+    Args:
+        info: The dataset.
+        val_fraction: The share of documents that was to go to ``val``; 0 where sources were put into it.
+    """
     lines = []
-    for component in components:
-        stream = next((s for s in info.streams if (s.component, s.split) == (component, VAL)), None)
-        if stream is None or not stream.rows:
-            of = "" if component is None else f" of {component}"
-            left = stream.tokens_left_out if stream else 0
-            why = f"its {left:,} tokens do not fill a row" if left else "no document was selected"
-            lines.append(f"--val-fraction leaves {VAL}{of} without a row: {why}")
+    for split, length in info.row_tokens.items():
+        if split == TRAIN:
+            continue
+        drawn = split == VAL and val_fraction > 0
+        components: list[str | None] = [None]
+        if info.split_by_component:
+            # A component of which no source was put into the split is not expected there.
+            given = [name for name, counts in sorted(info.components.items()) if drawn or split in counts]
+            components = [*given] or [None]
+        for component in components:
+            stream = next((s for s in info.streams if (s.component, s.split) == (component, split)), None)
+            if stream is None or not stream.rows:
+                name = split if component is None else f"{split} of {component}"
+                lines.append(_empty_split(name, length, stream.tokens_left_out if stream else 0, drawn))
     return lines
+
+
+def _empty_split(name: str, length: int, left_out: int, drawn: bool) -> str:
+    text = f"--val-fraction leaves {name} without a row" if drawn else f"the split {name} has no row"
+    if left_out:
+        more = "raise --val-fraction" if drawn else "give it more text"
+        return (
+            f"{text}: its {left_out:,} tokens do not fill a row of {length:,}. Ask for shorter rows with "
+            f"--val-row-tokens, or {more}."
+        )
+    if drawn:
+        return f"{text}: no document was selected. Raise --val-fraction."
+    return f"{text}: no document of its sources could be read."
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,7 @@ class Report:
         seconds: Wall time of the call that finished it.
         encoded: What that call encoded; less than the dataset holds if it continued an earlier one.
         examples: The first documents that were skipped, with their sources.
+        val_fraction: The share of documents that was to be held out.
     """
 
     info: DatasetInfo
@@ -46,6 +69,7 @@ class Report:
     seconds: float
     encoded: Counts = field(default_factory=Counts)
     examples: Sequence[tuple[str, BadDocument]] = field(default=())
+    val_fraction: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The dataset's record, with the times that are no part of it."""
@@ -66,7 +90,7 @@ class Report:
             rows.append((stream.path, *(f"{number:,}" for number in numbers)))
         lines += ["\n".join(table(rows)), ""]
         lines += [_skipped(self.info.skipped)] if self.info.skipped else []
-        lines += empty_splits(self.info)
+        lines += empty_splits(self.info, self.val_fraction)
         lines += [f"  {source}, {bad.number}: {bad.reason} ({bad.detail})" for source, bad in self.examples]
         lines.append(f"{len(self.info.sources):,} sources were read; {self.info.encoder}")
         lines.append(f"{self.out}: finished in {self.seconds:.1f} s, {_speed(self.encoded, self.seconds)}")

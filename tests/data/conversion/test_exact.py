@@ -224,6 +224,33 @@ def test_nothing_held_out_is_told(
     assert re.search(words, caplog.text)
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_held_out_sources_without_a_row_are_told(
+    split: str, pile: list[Path], tokenizer: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small.jsonl"
+    small.write_bytes(lines([{"text": "the model", "meta": {"pile_set_name": "ArXiv"}}]))
+    sources = [pile[0], f"{split}={small}"]
+    report = run(sources, tokenizer, tmp_path / "a", val_row_tokens=4000)
+    (line,) = (line for line in str(report).splitlines() if "the split" in line)
+    assert line.startswith(f"the split {split} has no row: its ")
+    assert "tokens do not fill a row of 4,000. Ask for shorter rows with --val-row-tokens, or give" in line
+    assert "--val-fraction" not in str(report)
+    # Of the components, only that of the source is expected there.
+    report = run(sources, tokenizer, tmp_path / "b", val_row_tokens=4000, split_by_component=True)
+    (line,) = (line for line in str(report).splitlines() if "the split" in line)
+    assert line.startswith(f"the split {split} of ArXiv has no row: its ")
+
+
+def test_held_out_sources_without_a_document_are_told(
+    pile: list[Path], tokenizer: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{\n")
+    report = run([pile[0], f"test={bad}"], tokenizer, tmp_path / "out", on_error="skip")
+    assert "the split test has no row: no document of its sources could be read." in str(report)
+
+
 def test_what_is_held_out_is_not_told_to_be_missing(converted: Path) -> None:
     assert empty_splits(DatasetInfo.read(converted)) == []
 
