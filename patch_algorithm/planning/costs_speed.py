@@ -50,6 +50,11 @@ class Speed(Protocol):
         """What the times rest on, in words."""
         ...
 
+    @property
+    def flops_per_second(self) -> float:
+        """Of all GPUs; 0 where that is not known."""
+        ...
+
     def seconds(self, stage: StageCost) -> float | None:
         """Seconds of training; ``None`` where that cannot be told."""
         ...

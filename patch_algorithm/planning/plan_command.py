@@ -237,7 +237,6 @@ def _speed(given: dict[str, Any]) -> Speed | None:
 
 
 def _suggestion(plan: Plan, given: dict[str, Any]) -> Suggestion:
-    from patch_algorithm.planning.costs_speed import MeasuredSpeed, PeakSpeed
     from patch_algorithm.planning.plan_suggest import Budget, suggest
 
     if given["tokens"] is not None:
@@ -245,15 +244,23 @@ def _suggestion(plan: Plan, given: dict[str, Any]) -> Suggestion:
     elif given["flops"] is not None:
         budget = Budget(flops=given["flops"], said=f"--flops {given['flops']:g}")
     else:
-        hours, speed = given["gpu_hours"], plan.speed
-        if isinstance(speed, PeakSpeed):
-            flops = hours * 3600 * speed.flops_per_second / speed.gpus
-        elif isinstance(speed, MeasuredSpeed) and speed.gpus is not None:
-            flops = hours * 3600 * speed.flops_per_second / speed.gpus
-        else:
-            raise ValueError("--gpu-hours needs --gpu and --mfu, or --like and --gpus.")
-        budget = Budget(flops=flops, said=f"--gpu-hours {hours:g}")
+        hours = given["gpu_hours"]
+        budget = Budget(flops=hours * 3600 * _flops_of_a_gpu(plan.speed), said=f"--gpu-hours {hours:g}")
     return suggest(plan.shape, plan.model, budget)
+
+
+def _flops_of_a_gpu(speed: Speed | None) -> float:
+    """FLOPs of a GPU in a second."""
+    from patch_algorithm.planning.costs_speed import MeasuredSpeed
+
+    if speed is None or speed.gpus is None:
+        raise ValueError("--gpu-hours needs --gpu and --mfu, or --like and --gpus.")
+    if isinstance(speed, MeasuredSpeed) and not speed.flops_per_second:
+        raise ValueError(
+            f"--gpu-hours cannot be turned into FLOPs: {speed.path} records none. Give --gpu and --mfu "
+            "instead of --like, or the budget as --flops or --tokens."
+        )
+    return speed.flops_per_second / speed.gpus
 
 
 def _suggestion_text(plan: Plan, found: Suggestion) -> str:

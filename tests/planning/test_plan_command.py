@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -118,6 +119,20 @@ def test_bad_input(
     assert done.exit_code == 2, done.output
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+def test_gpu_hours_by_a_history_without_flops(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [{"kind": "start", "step": 0}]
+    for step in range(1, 5):
+        at = {"stage": 0, "k": 1, "step": step, "raw_tokens": 64 * step, "positions": 64 * step}
+        lines.append({"kind": "step", **at, "flops": None, "seconds": 0.1 * step, "metrics": {}})
+    history = tmp_path / "history.jsonl"
+    history.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    budget = ("--suggest", "--gpu-hours", "500")
+    done = call(written(tmp_path), *budget, "--like", str(history), "--gpus", "8")
+    assert done.exit_code == 2
+    assert f"{history} records none. Give --gpu and --mfu instead of --like" in " ".join(done.output.split())
+    assert call(written(tmp_path), *budget, *TIMES).exit_code == 0
 
 
 def test_a_scheduler_that_is_not_registered_leaves_the_rest_of_the_plan(tmp_path: Path) -> None:
