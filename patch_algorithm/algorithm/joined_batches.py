@@ -15,6 +15,7 @@ from composer.core import State
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from patch_algorithm.algorithm.schedules_in_epochs import refuse_schedules_in_epochs
 from patch_algorithm.common.announce import announce
 from patch_algorithm.patching.batches import keep_pinned
 from patch_algorithm.stages.plan import require_equal_steps
@@ -27,13 +28,16 @@ __all__ = ["JoiningLoader", "join", "join_batches", "take_apart"]
 class JoiningLoader:
     """A data loader whose steps take one or several batches of another.
 
-    It has no length: the number of steps in an epoch depends on where in it a stage ends.
+    It has no length: the number of steps in an epoch depends on where in it a stage ends. The trainer keeps
+    the length of the loader that is joined, which is the most steps that an epoch can have.
 
     Args:
         loader: The loader that is joined.
         begin: Called where an epoch's iteration begins; gives the number of its first step.
         batches_of_step: The batches of a step, by its number.
     """
+
+    joins_batches = True
 
     def __init__(
         self, loader: Iterable[Any], begin: Callable[[], int], batches_of_step: Callable[[int], int]
@@ -108,12 +112,13 @@ def join_batches(state: State, timeline: Timeline) -> None:
     ``state.train_dataloader`` stays the loader itself, whose state Composer saves and loads.
 
     Raises:
-        ValueError: For a run in epochs, where the number of steps depends on where the switch falls.
+        ValueError: For a run or a schedule in epochs, whose number of steps depends on where the switch
+            falls.
     """
-    take_apart(state)  # from a fit that broke off
     if not timeline.plan.constant_compute or not timeline.plan.stages:
         return
     require_equal_steps(max_duration(state))
+    refuse_schedules_in_epochs(state)
     loader: Any = state.dataloader
 
     def begin() -> int:
@@ -125,18 +130,21 @@ def join_batches(state: State, timeline: Timeline) -> None:
         resumes = "train" in state.dataset_resumption
         return int(now.batch.value) - (0 if resumes else int(now.batch_in_epoch.value))
 
-    steps = state.dataloader_len
-    known = len(loader) if hasattr(loader, "__len__") and steps is not None else None
-    # A number of steps that somebody has set holds; that of the loader counts something else now.
-    asked = -1 if steps is None or known is None or int(steps.value) >= known else int(steps.value)
     joining = JoiningLoader(loader, begin, timeline.loader_batches_of_step)
-    state.set_dataloader(joining, state.dataloader_label, asked)
+    # The length stays, as a bound: intervals in 'dur' refuse a loader without one. A smaller number of
+    # steps that somebody has set (train_subset_num_batches) holds in both.
+    state.set_dataloader(joining, state.dataloader_label, _length(state))
 
 
 def take_apart(state: State) -> None:
     """Gives the trainer its own loader back."""
     if isinstance(state.dataloader, JoiningLoader):
-        state.set_dataloader(state.dataloader.loader, state.dataloader_label)
+        # With the present length: the next fit may have been given another train_subset_num_batches.
+        state.set_dataloader(state.dataloader.loader, state.dataloader_label, _length(state))
+
+
+def _length(state: State) -> int:
+    return -1 if state.dataloader_len is None else int(state.dataloader_len.value)
 
 
 def _distributed_sampler(loader: Any) -> DistributedSampler[Any] | None:

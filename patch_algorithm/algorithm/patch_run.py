@@ -138,6 +138,7 @@ class PatchRun:
         self.timeline.note_length(state.max_duration)
 
     def _on_fit_start(self, state: State, logger: Logger) -> None:
+        take_apart(state)  # from a fit that broke off: all below reads the trainer's own loader
         model = unwrap(state.model)
         if self._hooks is None:
             self._hooks = ModelHooks(model)

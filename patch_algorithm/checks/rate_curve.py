@@ -236,7 +236,9 @@ class _StateAt:
         self.timestamp = clock.at(step)
         self.previous_timestamp = clock.at(max(step - 1, 0))
         self.max_duration = clock.max_duration
-        epoch = clock.batches_per_epoch
+        # Where steps take several batches, an epoch is no number of steps; a schedule in epochs is refused.
+        joins = clock.plan.constant_compute and clock.plan.stages
+        epoch = None if joins else clock.batches_per_epoch
         self.dataloader_len = None if epoch is None else Time(epoch, TimeUnit.BATCH)
         self.optimizers = [SimpleNamespace(param_groups=[{}])]
         self.algorithms = [_PlannedStages(clock)]

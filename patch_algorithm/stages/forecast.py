@@ -11,7 +11,7 @@ from composer.core import State, Time, Timestamp, TimeUnit
 
 from patch_algorithm.stages.boundaries import in_batches
 from patch_algorithm.stages.plan import StageClock
-from patch_algorithm.stages.trainer_clock import dataloader_len, max_duration, raw_tokens
+from patch_algorithm.stages.trainer_clock import dataloader_len, ends_epoch, max_duration, raw_tokens
 
 __all__ = [
     "StagedAlgorithm",
@@ -79,8 +79,7 @@ def at_end_of_run(state: State) -> State:
 
 def at_end_of_epoch(state: State) -> State | None:
     """``state`` as it is read when the epoch has ended, if the present step is its last."""
-    batches = dataloader_len(state)
-    if batches is None or int(state.timestamp.batch_in_epoch.value) < batches:
+    if not ends_epoch(state, state.timestamp):
         return None
     return _with_previous(state, state.timestamp.to_next_epoch())
 
@@ -106,16 +105,13 @@ def clock_at(algorithm: StagedAlgorithm, state: State, timestamp: Timestamp) -> 
 
 def after_this_step(state: State) -> Timestamp:
     """Where the clock will stand when the step that starts now has ended, by the mean size of a batch."""
-    now, batches = state.timestamp, dataloader_len(state)
-    clock = present_stage(state)
+    now, clock = state.timestamp, present_stage(state)
     taken, takes = max(_loader_batches(clock, now), 1), clock.loader_batches_per_step
     after = now.to_next_batch(
         samples=math.ceil(now.sample.value * takes / taken), tokens=math.ceil(now.token.value * takes / taken)
     )
     # Composer counts an epoch only once its last batch's events are over.
-    if batches is not None and int(after.batch_in_epoch.value) >= batches:
-        return after.to_next_epoch()
-    return after
+    return after.to_next_epoch() if ends_epoch(state, after) else after
 
 
 def coming_stages(algorithm: StagedAlgorithm, state: State) -> list[StageClock]:

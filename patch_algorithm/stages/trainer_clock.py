@@ -10,6 +10,7 @@ from patch_algorithm.stages.boundaries import in_batches
 
 __all__ = [
     "dataloader_len",
+    "ends_epoch",
     "max_duration",
     "next_step",
     "raw_tokens",
@@ -30,8 +31,17 @@ def max_duration(state: State) -> Time:
 
 
 def dataloader_len(state: State) -> int | None:
-    """Batches per epoch; ``None`` if the data loader does not know."""
+    """Steps per epoch; ``None`` if the data loader does not know, or steps take several of its batches."""
+    # The trainer's number is then the most steps there can be, which no time must be converted by.
+    if getattr(getattr(state, "dataloader", None), "joins_batches", False):
+        return None
     return None if state.dataloader_len is None else int(state.dataloader_len.value)
+
+
+def ends_epoch(state: State, timestamp: Timestamp) -> bool:
+    """Whether the epoch's last step ends at ``timestamp``; ``False`` where that cannot be told."""
+    most = state.dataloader_len
+    return most is not None and int(timestamp.batch_in_epoch.value) >= int(most.value)
 
 
 def raw_tokens(timestamp: Timestamp) -> int:
@@ -47,10 +57,7 @@ def raw_tokens_of_last_step(state: State) -> int:
 
 def next_step(state: State) -> Timestamp:
     """The clock at the start of the next step; Composer counts an epoch only after BATCH_END."""
-    batches = dataloader_len(state)
-    if batches is not None and int(state.timestamp.batch_in_epoch.value) >= batches:
-        return state.timestamp.to_next_epoch()
-    return state.timestamp
+    return state.timestamp.to_next_epoch() if ends_epoch(state, state.timestamp) else state.timestamp
 
 
 def share_of_run(state: State) -> float:

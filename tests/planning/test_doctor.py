@@ -72,6 +72,10 @@ def test_our_own_files(name: str) -> None:
         ({"tokenizer__kwargs": "x"}, ["bad-value"]),
         ({"algorithms__patch_level__constant_compute": True}, ["ratio-high"]),
         ({"algorithms__patch_level__constant_compute": "yes"}, ["bad-value"]),
+        (
+            {"algorithms__patch_level__constant_compute": True, "scheduler__t_warmup": "1ep"},
+            ["schedule-refused", "ratio-high"],
+        ),
         ({"run_name": "${nowhere}"}, ["bad-value"]),
         ({"variables": {"builtin_corpus": {"folder": "x"}}}, ["bad-value"]),
         ({"scheduler": COSINE}, ["rate-low-at-switch"]),

@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from composer import Trainer
-from composer.core import Callback, State
+from composer import Evaluator, Trainer
+from composer.core import Callback, Event, State
 from composer.loggers import InMemoryLogger, Logger, ProgressBarLogger
+from composer.optim import LinearWithWarmupScheduler
+from torch.utils.data import DataLoader
 
 from patch_algorithm import PatchLevel
+from patch_algorithm.optim import PerStageScheduler, WarmupStableDecay
 from tests.runs.short import (
+    Watch,
+    collate,
     make_model,
     make_padded_rows,
     make_rows,
@@ -190,6 +195,89 @@ def test_a_checkpoint_of_other_steps_is_refused(tmp_path: Path) -> None:
     run(ROWS, [PatchLevel(k=4, ratio=0.5)], max_duration="4ba", **saving(tmp_path))
     with pytest.raises(ValueError, match="constant compute"):
         run(ROWS, [constant()], max_duration="4ba", load_path=str(tmp_path / "ba1.pt"))
+
+
+@pytest.mark.parametrize(
+    ("length", "evaluated"),
+    [("8ba", [4, 8]), ("80sp", [3, 8]), ("1280tok", [3, 8])],
+    ids=["batches", "samples", "tokens"],
+)
+def test_intervals_in_shares_of_the_run(tmp_path: Path, length: str, evaluated: list[int]) -> None:
+    # In samples and tokens, half of the run is reached within the third step of 16 rows.
+    at: list[int] = []
+    watch = Watch(Event.EVAL_START, lambda state: at.append(int(state.timestamp.batch.value)))
+    loader = DataLoader(make_rows(4, 16, seed=9), batch_size=4, collate_fn=collate)  # pyright: ignore
+    trainer = run(
+        make_rows(128, 16),
+        [constant(ratio={"8ba": 0.5}.get(length, "64sp"), checkpoint_at_switch=False, eval_at_switch=False)],
+        max_duration=length,
+        callbacks=[watch],
+        eval_dataloader=Evaluator(label="eval", dataloader=loader, metric_names=["LanguageCrossEntropy"]),
+        eval_interval="0.5dur",
+        **(saving(tmp_path) | {"save_interval": "0.5dur"}),
+    )
+    assert at == evaluated
+    assert sorted(path.name for path in tmp_path.glob("ba*.pt")) == [f"ba{batch}.pt" for batch in evaluated]
+    assert trainer.state.dataloader_len == 32
+
+
+SCHEDULES = {
+    "composer": LinearWithWarmupScheduler("1ep"),
+    "composer, not in its warm-up": LinearWithWarmupScheduler("2ba", t_max="2ep"),
+    "ours": WarmupStableDecay("1ep"),
+    "in every stage": PerStageScheduler(WarmupStableDecay("1ep", t_decay="0ba")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The warmup duration", "ignore:.*t_max")
+@pytest.mark.parametrize("scheduler", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_schedule_in_epochs_is_refused_with_the_mend(scheduler: Any) -> None:
+    trainer = make_trainer(make_rows(16, 16), [constant()], schedulers=scheduler)
+    before = weights(trainer)
+    with pytest.raises(ValueError, match=r"constant_compute.*='[12]ep'.*'0\.1dur'"):
+        trainer.fit()
+    assert same(weights(trainer).values(), before.values())
+
+
+@pytest.mark.parametrize("known_length", [True, False])
+def test_a_subset_of_steps_holds_and_is_there_in_the_next_fit(known_length: bool) -> None:
+    # Three steps an epoch: of 16 rows in patches, of 4 on tokens.
+    trainer = make_trainer(
+        make_rows(64, 16), [constant(ratio="2ba")], train_subset_num_batches=3, known_length=known_length
+    )
+    trainer.fit(duration="4ba")
+    assert counted(trainer, "sample") == [0, 16, 32, 36, 40]
+    assert int(trainer.state.timestamp.epoch.value) == 1
+    assert trainer.state.dataloader_len == 3
+    trainer.fit(duration="3ba")
+    assert int(trainer.state.timestamp.epoch.value) == 2
+
+
+class Endless:
+    """A loader that is no more than an iterable."""
+
+    def __iter__(self) -> Any:
+        return iter(DataLoader(make_rows(64, 16), batch_size=4, collate_fn=collate))  # pyright: ignore
+
+
+def test_a_subset_of_steps_of_an_iterable_without_a_length() -> None:
+    trainer = make_trainer(ROWS, [constant(ratio="2ba")])
+    trainer.fit(train_dataloader=Endless(), train_subset_num_batches=3, duration="4ba")
+    assert int(trainer.state.timestamp.epoch.value) == 1
+
+
+def test_a_subset_of_steps_survives_an_interrupted_fit() -> None:
+    def interrupt(state: State) -> None:
+        if state.timestamp.batch == 1:
+            raise KeyboardInterrupt
+
+    watch = Watch(Event.BATCH_END, interrupt)
+    trainer = make_trainer(ROWS, [constant(ratio="2ba")], train_subset_num_batches=3, callbacks=[watch])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    trainer.state.callbacks.remove(watch)
+    trainer.fit(duration="4ba")
+    assert trainer.state.dataloader_len == 3
 
 
 @pytest.mark.parametrize("loader", ["text", "pile"])
