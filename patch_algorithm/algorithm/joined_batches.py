@@ -75,7 +75,7 @@ def join(batches: Sequence[Any]) -> Any:
     """One batch of the rows of several, in their order.
 
     Raises:
-        ValueError: If they are not mappings of tensors and lists, or their rows differ in length.
+        ValueError: If they are not mappings of tensors and lists, or differ in keys or in the length of rows.
     """
     if len(batches) == 1:
         return batches[0]
@@ -85,8 +85,20 @@ def join(batches: Sequence[Any]) -> Any:
             "constant_compute needs batches that are mappings, as in llm-foundry; the data loader returned "
             f"a {type(first).__name__}. Use a loader that returns mappings, or set constant_compute: false."
         )
+    _require_equal_keys(batches)
     joined = {key: _joined(key, [batch[key] for batch in batches]) for key in first}
     return keep_pinned(first, joined) if isinstance(first.get("input_ids"), torch.Tensor) else joined
+
+
+def _require_equal_keys(batches: Sequence[Mapping[str, Any]]) -> None:
+    # A mask may be there only where something is padded: neither dropping nor making one up is right.
+    keys = [set(batch) for batch in batches]
+    if uneven := set.union(*keys) - set.intersection(*keys):
+        raise ValueError(
+            "constant_compute needs batches with the same keys; only some of the batches of a step have "
+            f"{', '.join(repr(key) for key in sorted(uneven, key=str))}. Let the collator give every batch "
+            "the same keys, or set constant_compute: false."
+        )
 
 
 def _joined(key: str, values: list[Any]) -> Any:

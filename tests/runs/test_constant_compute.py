@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,25 @@ def test_it_is_the_run_whose_loader_gives_the_joined_batches() -> None:
     assert metrics(joined, "loss/train/total")[:3] == metrics(plain, "loss/train/total")[:3]
 
 
+@pytest.mark.parametrize("padded_batch", [0, 3], ids=["first", "last"])
+def test_a_mask_that_only_some_batches_have_is_refused_with_the_mend(padded_batch: int) -> None:
+    batches = count()
+
+    def mask_where_padded(rows: Any) -> dict[str, Any]:
+        batch = collate(rows)
+        return (
+            batch
+            if next(batches) == padded_batch
+            else {k: v for k, v in batch.items() if k != "attention_mask"}
+        )
+
+    trainer = make_trainer(make_padded_rows(64, 16), [constant()], collate_fn=mask_where_padded)
+    before = weights(trainer)
+    with pytest.raises(ValueError, match=r"the same keys.*'attention_mask'.*constant_compute: false"):
+        trainer.fit()
+    assert same(weights(trainer).values(), before.values())
+
+
 @pytest.mark.parametrize(("length", "end"), [("8ba", "8/8"), ("80sp", "80/80"), ("1280tok", "1280/1280")])
 def test_the_progress_bar_ends_where_the_run_does(tmp_path: Path, length: str, end: str) -> None:
     ratio = {"8ba": 0.5, "80sp": "64sp", "1280tok": "1024tok"}[length]
@@ -253,7 +273,7 @@ def test_a_subset_of_steps_holds_and_is_there_in_the_next_fit(known_length: bool
     assert int(trainer.state.timestamp.epoch.value) == 2
 
 
-class Endless:
+class Unsized:
     """A loader that is no more than an iterable."""
 
     def __iter__(self) -> Any:
@@ -262,7 +282,7 @@ class Endless:
 
 def test_a_subset_of_steps_of_an_iterable_without_a_length() -> None:
     trainer = make_trainer(ROWS, [constant(ratio="2ba")])
-    trainer.fit(train_dataloader=Endless(), train_subset_num_batches=3, duration="4ba")
+    trainer.fit(train_dataloader=Unsized(), train_subset_num_batches=3, duration="4ba")
     assert int(trainer.state.timestamp.epoch.value) == 1
 
 
