@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from patch_algorithm.model_access.reading import unwrap
 
-__all__ = ["RehearsalError", "rehearse", "steps_in_backward"]
+__all__ = ["RehearsalError", "first_rows", "rehearse", "steps_in_backward"]
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory|ALLOC_FAILED", re.I)
 
@@ -65,7 +65,7 @@ def rehearse(state: State, batch: Mapping[str, Any]) -> str:
     rows = batch["input_ids"].shape[0]
     size = state.device_train_microbatch_size
     size = rows if size is None else min(rows, max(math.ceil(size), 1))
-    microbatch = state.device.batch_to_device(_first_rows(batch, rows, size))
+    microbatch = state.device.batch_to_device(first_rows(batch, rows, size))
     what = f"a microbatch of {size} rows of {batch['input_ids'].shape[1]} positions"
     try:
         with _undone(unwrap(state.model)), _random_state_kept(state):
@@ -176,7 +176,9 @@ def _states_per_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> int
         return _STATES_WHERE_UNKNOWN
 
 
-def _first_rows(batch: Mapping[str, Any], rows: int, number: int) -> dict[str, Any]:
+def first_rows(batch: Mapping[str, Any], rows: int, number: int) -> dict[str, Any]:
+    """The first ``number`` of a batch's ``rows``."""
+
     def first(value: Any) -> Any:
         per_row = isinstance(value, (Tensor, list)) and len(value) == rows
         return value[:number] if per_row else value

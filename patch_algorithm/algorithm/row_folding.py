@@ -58,6 +58,11 @@ class RowFolder:
         """What the run has settled on so far."""
         return self._timeline.plan
 
+    @property
+    def batches_per_step(self) -> int:
+        """Batches of the data loader that a step of the present stage takes."""
+        return self.plan.loader_batches_per_step(self._timeline.stage)
+
     def positions(self, T: int, stage: int) -> int:
         """Positions of a piece of a row of ``T`` tokens in a stage; rows of this length have been folded."""
         return -(-self._piece(T, stage) // self.plan.tokens_per_position(stage))

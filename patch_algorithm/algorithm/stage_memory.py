@@ -9,7 +9,7 @@ import torch
 from composer.core import State
 from composer.utils import dist
 
-from patch_algorithm.algorithm.rehearsal import rehearse, steps_in_backward
+from patch_algorithm.algorithm.rehearsal import first_rows, rehearse, steps_in_backward
 from patch_algorithm.algorithm.row_folding import RowFolder
 from patch_algorithm.common.announce import announce
 
@@ -51,7 +51,7 @@ class StageMemory:
         # Under FSDP every pass is a collective, and ranks may have rows of different lengths.
         grows, growth, count = _least(state, -int(token_positions > positions), growth, count)
         if self._rehearses and grows:
-            _rehearse(state, rows.at_token_level(raw_batch, state))
+            _rehearse(state, rows.at_token_level(_of_one_step(raw_batch, rows), state))
         self._rehearses = False
         self._scale(state, growth, count)
 
@@ -70,6 +70,12 @@ class StageMemory:
             if state.device_train_microbatch_size == scaled:  # else the next fit was given another
                 state.device_train_microbatch_size = own
             self._microbatches = None
+
+
+def _of_one_step(raw_batch: Mapping[str, Any], rows: RowFolder) -> Mapping[str, Any]:
+    """As many rows as a token step has: a patch step may have joined several batches of the data loader."""
+    count = raw_batch["input_ids"].shape[0]
+    return first_rows(raw_batch, count, -(-count // rows.batches_per_step))
 
 
 def _rehearse(state: State, batch: Mapping[str, Any]) -> None:

@@ -42,6 +42,21 @@ def test_rows_that_grow_by_less_than_twice_are_rehearsed(monkeypatch: pytest.Mon
     assert rehearsed(trainer, monkeypatch) == [(4, 32), (4, 32)]
 
 
+@pytest.mark.filterwarnings("ignore:.*microbatch")
+@pytest.mark.parametrize(("microbatch", "shapes"), [(16, [(4, 16)]), (4, [(4, 16)]), (2, [(2, 16)] * 2)])
+def test_no_more_rows_are_rehearsed_than_a_token_step_has(
+    monkeypatch: pytest.MonkeyPatch, microbatch: int, shapes: list[tuple[int, int]]
+) -> None:
+    # A patch step of 16 rows, token steps of 4.
+    trainer = make_trainer(
+        make_rows(32, 16),
+        [PatchLevel(k=4, ratio=0.5, constant_compute=True)],
+        max_duration="2ba",
+        device_train_microbatch_size=microbatch,
+    )
+    assert rehearsed(trainer, monkeypatch) == shapes
+
+
 def test_a_microbatch_may_be_a_float(monkeypatch: pytest.MonkeyPatch) -> None:
     # Loaders that split batches themselves may be given one.
     trainer = make_trainer(make_rows(8, 16), [PatchLevel(k=4, ratio=0.5)], max_duration="2ba")
