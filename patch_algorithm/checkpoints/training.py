@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from composer.core import Timestamp
+
 from patch_algorithm.stages.compute import PositionCount
+from patch_algorithm.stages.pieces import Piece, pieces
 from patch_algorithm.stages.plan import StagePlan
+from patch_algorithm.stages.trainer_clock import timestamp_of
 
 __all__ = ["TrainedStage", "Training"]
 
@@ -86,15 +90,10 @@ class Training:
         if algorithm is None or "stages" not in algorithm:
             return cls((TrainedStage(1, *end),), None, None)
         plan = StagePlan.from_state_dict(algorithm)
-        started = {int(index): clock for index, clock in algorithm.get("started", {}).items()}
-        starts = [
-            (index, int(clock["batch"]), int(clock["token"])) for index, clock in sorted(started.items())
-        ]
-        ends = [*((batch, token) for _, batch, token in starts[1:]), end]
-        stages = tuple(
-            TrainedStage(plan.k_of(index), until[0] - batch, until[1] - token)
-            for (index, batch, token), until in zip(starts, ends, strict=True)
-        )
+        started = {int(index): timestamp_of(clock) for index, clock in algorithm.get("started", {}).items()}
+        now = Timestamp(batch=end[0], token=end[1])
+        earlier = [Piece.from_state_dict(values) for values in algorithm.get("earlier", ())]
+        stages = tuple(_trained(pieces(plan, started or {0: Timestamp()}, earlier, now)))
         positions = algorithm.get("positions")
         share = None if not positions else PositionCount.from_state_dict(positions).share
         return cls(stages, plan, share)
@@ -105,3 +104,11 @@ class Training:
         )
         share = "" if self.compute_share is None else f"; {self.compute_share:.2f} of token-only compute"
         return f"{stages}; {self.tokens:,} raw tokens{share}"
+
+
+def _trained(run: Iterable[Piece]) -> Iterator[TrainedStage]:
+    batch, token = 0, 0
+    for piece in run:
+        ends = int(piece.until.batch.value), int(piece.until.token.value)
+        yield TrainedStage(piece.k, ends[0] - batch, ends[1] - token)
+        batch, token = ends

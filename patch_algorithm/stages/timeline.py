@@ -10,6 +10,7 @@ from composer.core import State, Time, Timestamp
 
 from patch_algorithm.common.announce import warn
 from patch_algorithm.stages.boundaries import Boundary, in_batches, run_length
+from patch_algorithm.stages.pieces import Piece, clipped, pieces
 from patch_algorithm.stages.plan import BOTH_SIDES, Sides, StageClock, StagePlan, settle
 from patch_algorithm.stages.trainer_clock import dataloader_len, max_duration, timestamp_of, timestamp_values
 
@@ -45,6 +46,7 @@ class Timeline:
         self._plan: StagePlan | None = None
         self._trainers_length: Time | None = None
         self._started: dict[int, Timestamp] = {}
+        self._earlier: list[Piece] = []  # trained under other plans
         self.stage = 0
         """The latest stage entered; none before it is entered again."""
 
@@ -99,12 +101,19 @@ class Timeline:
             ValueError: If stages do not fit the run, or the checkpoint and ``on_mismatch`` is ``error``.
         """
         saved = self._saved if self._plan is None else self._plan
-        self._plan = self._settled(state, saved)
+        plan = self._settled(state, saved)
+        started = self._started.get(self.stage)
+        changed = saved is not None and _steps(saved) != _steps(plan)
+        if saved is not None and changed:  # by on_mismatch='use_config': what is behind stays as it was
+            self._earlier = self._pieces(saved, state.timestamp)
+        self._plan = plan
         # By on_mismatch='use_config' the two may differ in their number of stages: a run that has not
         # left patches goes on in them, in whichever stage the clock says.
         left_patches = saved is not None and self.stage >= len(saved.stages)
         count = len(self._plan.stages)
         self.stage = count if left_patches else min(self.stage, max(count - 1, 0))
+        if changed and started is not None:
+            self._started = {self.stage: started}
 
     @property
     def has_begun(self) -> bool:
@@ -129,10 +138,16 @@ class Timeline:
             )
         # The clock may have been set back (reset_time), to before what is remembered.
         self._started = {i: start for i, start in self._started.items() if start.batch <= now.batch}
+        self._earlier = clipped(self._earlier, now)
         left = self.has_begun and self.advance(now, now)
         self.stage = max(self.plan.index_at(now), self.stage)
-        self._started.setdefault(self.stage, now if self.stage else Timestamp())
+        self._started.setdefault(self.stage, self._start_of(self.stage, now))
         return left
+
+    def _start_of(self, stage: int, now: Timestamp) -> Timestamp:
+        """When a stage began: now, if it is not remembered."""
+        # Checkpoints of version 0.1 had no starts; without a plan, what is behind was not trained by one.
+        return Timestamp() if stage == 0 and self._saved is not None else now
 
     def advance(self, clock: Timestamp, now: Timestamp) -> bool:
         """Passes to the stage that the next step belongs to.
@@ -161,7 +176,7 @@ class Timeline:
             index=index,
             count=len(plan.stages) + 1,
             k=plan.k_of(index),
-            started=self._started.get(index, state.timestamp if index else Timestamp()),
+            started=self._started.get(index, self._start_of(index, state.timestamp)),
             ends=plan.stages[index].until if plan.is_patch_stage(index) else max_duration(state),
             tokens_per_position=plan.tokens_per_position(index),
             targets_per_position=plan.targets_per_position(index),
@@ -171,16 +186,24 @@ class Timeline:
 
     def _loader_batches(self, plan: StagePlan, now: Timestamp) -> int:
         """Batches of the data loader that the steps before ``now`` have taken."""
-        batch, taken = int(now.batch.value), 0
-        for index in sorted(self._started, reverse=True):
-            start = min(int(self._started[index].batch.value), batch)
-            taken += (batch - start) * plan.loader_batches_per_step(index)
-            batch = start
-        return taken + batch  # what lies before all of it was trained without stages
+        begins, taken = 0, 0
+        for piece in self._pieces(plan, now):
+            ends = min(int(piece.until.batch.value), int(now.batch.value))
+            taken += max(ends - begins, 0) * piece.loader_batches_per_step
+            begins = max(ends, begins)
+        return taken
+
+    def _pieces(self, plan: StagePlan, now: Timestamp) -> list[Piece]:
+        return pieces(plan, self._started or {0: self._start_of(0, now)}, self._earlier, now)
 
     def loader_batches_of_step(self, batch: int) -> int:
         """Batches of the data loader that make up the run's step ``batch``, which may be past."""
+        for piece in self._earlier:
+            if batch < int(piece.until.batch.value):
+                return piece.loader_batches_per_step
         begun = [i for i, start in self._started.items() if int(start.batch.value) <= batch]
+        if self._started and not begun:
+            return 1  # before the first stage: trained without patch_level
         return self.plan.loader_batches_per_step(max(begun, default=self.stage))
 
     def never_switches(self, state: State) -> bool:
@@ -199,6 +222,7 @@ class Timeline:
             **({} if self._plan is None else self._plan.state_dict()),
             "stage": self.stage,
             "started": {index: timestamp_values(clock) for index, clock in self._started.items()},
+            **({"earlier": [piece.state_dict() for piece in self._earlier]} if self._earlier else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -207,6 +231,7 @@ class Timeline:
             self._saved = replace(StagePlan.from_state_dict(state), sides=self._sides)
         self.stage = state.get("stage", 0)
         self._started = {index: timestamp_of(values) for index, values in state.get("started", {}).items()}
+        self._earlier = [Piece.from_state_dict(values) for values in state.get("earlier", ())]
 
     def _settled(self, state: State, saved: StagePlan | None) -> StagePlan:
         return self._settle_with(self._length(state), saved)
@@ -226,3 +251,8 @@ class Timeline:
         if built_with is None or built_with.unit != length.unit:
             return length
         return max(length, Time(int(built_with.value), built_with.unit))
+
+
+def _steps(plan: StagePlan) -> list[tuple[int, int]]:
+    """What the steps of each stage take."""
+    return [(plan.k_of(i), plan.loader_batches_per_step(i)) for i in range(len(plan.stages) + 1)]
