@@ -14,10 +14,9 @@ import pytest
 import torch
 from composer import Trainer
 from composer.algorithms.warnings import NoEffectWarning
-from composer.core import Event, State
+from composer.core import Event
 
 from patch_algorithm import PatchLevel
-from patch_algorithm.checkpoints.training import Training
 from tests.runs.short import (
     Watch,
     make_model,
@@ -190,49 +189,6 @@ def test_checkpoint_without_the_algorithm_is_resumed_with_it(tmp_path: Path) -> 
     assert stages(trainer) == [0] * 2 + [1] * 4
     # Two of eight batches were patches: the first two were not.
     assert metrics(trainer, "patch_level/compute_share")[-1] == pytest.approx(1 - 0.25 * 0.75)
-
-
-def of_one_token(number: int) -> list[dict[str, torch.Tensor]]:
-    """Rows that hold nothing but their own number, also when they are folded."""
-    rows = (torch.full((16,), row) for row in range(number))
-    return [{"input_ids": ids_T, "labels": ids_T.clone()} for ids_T in rows]
-
-
-def read_and_recorded(folder: Path, algorithm: PatchLevel) -> tuple[list[list[int]], list[tuple[int, int]]]:
-    """The rows of each step of a resumed run of 8 batches, and k and steps of the stages in its record."""
-    rows: list[list[int]] = []
-
-    def note(state: State) -> None:
-        rows.append(state.batch["input_ids"][:, 0].tolist())
-
-    resumed = folder / "resumed"
-    watch = Watch(Event.AFTER_DATALOADER, note)
-    resume(folder, 2, algorithm, rows=of_one_token(64), callbacks=[watch], **saving(resumed))
-    state = checkpoint(resumed, 8)["state"]
-    training = Training.from_state(algorithm_state(resumed, 8), state["timestamp"]["Timestamp"])
-    assert training.tokens == state["timestamp"]["Timestamp"]["token"]
-    return rows, [(stage.k, stage.steps) for stage in training.stages]
-
-
-@pytest.mark.filterwarnings("ignore:Watch is not", "ignore:The switch at")
-def test_steps_from_before_the_algorithm_are_steps_on_tokens(tmp_path: Path) -> None:
-    run(of_one_token(64), max_duration="2ba", **saving(tmp_path))
-    algorithm = PatchLevel(k=4, ratio="4ba", constant_compute=True)
-    with pytest.warns(UserWarning, match="PatchLevel is not in the state_dict"):
-        rows, recorded = read_and_recorded(tmp_path, algorithm)
-    assert rows[0] == list(range(8, 24))
-    assert [row for step in rows for row in step] == list(range(8, 56))
-    assert recorded == [(1, 2), (4, 2), (1, 4)]
-
-
-@pytest.mark.filterwarnings("ignore:Watch is not", "ignore:The switch at")
-def test_use_config_leaves_the_steps_behind_as_they_were(tmp_path: Path) -> None:
-    run(of_one_token(64), [PatchLevel(k=4, ratio="4ba")], max_duration="2ba", **saving(tmp_path))
-    algorithm = PatchLevel(k=2, ratio="4ba", constant_compute=True, on_mismatch="use_config")
-    rows, recorded = read_and_recorded(tmp_path, algorithm)
-    assert rows[0] == list(range(8, 16))
-    assert [row for step in rows for row in step] == list(range(8, 40))
-    assert recorded == [(4, 2), (2, 2), (1, 4)]
 
 
 MISMATCHES: dict[str, dict[str, Any]] = {
