@@ -21,6 +21,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 _PATIENCE = 20.0  # seconds
 
 
+class PageIsGoneError(RuntimeError):
+    """The page was left while it was asked."""
+
+
 class Browser:
     """One tab."""
 
@@ -41,6 +45,8 @@ class Browser:
         while True:
             answer = json.loads(self._socket.recv(timeout=_PATIENCE))
             if answer.get("id") == self._count:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise PageIsGoneError(answer)
                 assert "error" not in answer, answer
                 return answer["result"]
 
@@ -72,9 +78,15 @@ class Browser:
     def wait(self, script: str) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + _PATIENCE
-        while not self.evaluate(script):
+        while not self._is_true_here(script):
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.05)
+
+    def _is_true_here(self, script: str) -> bool:
+        try:
+            return bool(self.evaluate(script))
+        except PageIsGoneError:
+            return False  # asked while the page gave way to the next
 
     def click(self, script: str) -> None:
         """Clicks on the element that an expression gives, and waits for the page that it leads to."""
