@@ -76,7 +76,7 @@ def test_run_in_two_stages(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0.05 < peak < 100 for peak in values["peak_memory_gb"])
     shown = capsys.readouterr().err
     assert re.search(r"^  patch k=4 +4 +512 ", shown, re.M)
-    assert f"in raw tokens {values['patch_speedup'][0]:.2f} times as fast" in shown
+    assert f"read raw tokens {values['patch_speedup'][0]:.2f} times as fast" in shown
 
 
 @pytest.mark.parametrize(
