@@ -28,6 +28,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,10 +246,29 @@ def test_the_papers_figures() -> None:
     assert f"nothing at about {BREAK_EVEN}" in README
 
 
+def study_rows() -> list[dict[str, Any]]:
+    rows = (ROOT / "benchmarks" / "study" / "results" / "runs.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(row) for row in rows]
+
+
+def test_what_a_quarter_of_the_batch_changes() -> None:
+    token: list[float] = []
+    patch: list[float] = []
+    for row in study_rows():
+        one = row["settings"]
+        if one.get("positions") == 1024 and one["rate"] == 0.004:
+            (patch if "stages" in one else token).append(row["bits_per_byte"])
+    assert len(token) == len(patch) == 10
+    quarter, lost = sum(token) / 10, (sum(patch) - sum(token)) / 10
+    page = words(DOCS / "study.md")
+    assert f"0.04 bits per byte better ({quarter:.3f} over ten seeds, 2.676 over three)" in page
+    assert f"falls from 0.135 to {lost:.3f}" in page
+    assert round(2.676 - quarter, 2) == 0.04
+
+
 def test_how_far_seeds_of_the_study_lie_apart() -> None:
     runs: dict[float, list[float]] = {}
-    rows = (ROOT / "benchmarks" / "study" / "results" / "runs.jsonl").read_text("utf-8").splitlines()
-    for row in map(json.loads, rows):
+    for row in study_rows():
         one = row["settings"]
         if one["rate"] == 0.002 and not {"stages", "positions", "nudge", "replica"} & one.keys():
             runs.setdefault(one["tokens_per_parameter"], []).append(row["bits_per_byte"])
