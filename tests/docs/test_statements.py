@@ -207,7 +207,7 @@ def test_the_studys_figures() -> None:
     assert [cells[tokens].low > 0 for tokens in (20, 40)] == [True, True]
     assert cells[80].low < 0 < cells[80].high
     assert cells[160].high < 0
-    assert {cells[tokens].seeds for tokens in at} == {3}
+    assert {cells[tokens].seeds for tokens in at} == {3, 4}
     assert f"{at[20]} bits per byte above token-only training at 20 tokens per parameter" in README
     assert f"{at[40]} above at 40, and {at[80]} below it at 80, where" in README
     interval = f"{-cells[160].high:.3f} to {-cells[160].low:.3f}"
@@ -261,9 +261,9 @@ def test_what_a_quarter_of_the_batch_changes() -> None:
     assert len(token) == len(patch) == 10
     quarter, lost = sum(token) / 10, (sum(patch) - sum(token)) / 10
     page = words(DOCS / "study.md")
-    assert f"0.04 bits per byte better ({quarter:.3f} over ten seeds, 2.676 over three)" in page
-    assert f"falls from 0.135 to {lost:.3f}" in page
-    assert round(2.676 - quarter, 2) == 0.04
+    assert f"0.04 bits per byte better ({quarter:.3f} over ten seeds, 2.678 over four)" in page
+    assert f"falls from 0.137 to {lost:.3f}" in page
+    assert round(2.678 - quarter, 2) == 0.04
 
 
 def test_how_far_seeds_of_the_study_lie_apart() -> None:
@@ -275,4 +275,4 @@ def test_how_far_seeds_of_the_study_lie_apart() -> None:
     far = {tokens: max(abs(bit - sum(bits) / len(bits)) for bit in bits) for tokens, bits in runs.items()}
     page = words(DOCS / "study.md")
     assert f"by up to {far.pop(20):.3f} at 20 tokens per parameter and by less than 0.008 from 40 on" in page
-    assert 0.007 < max(far.values()) < 0.008
+    assert 0.006 < max(far.values()) < 0.008
