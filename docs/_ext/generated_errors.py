@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import patch_algorithm
+from patch_algorithm.common.command_line import anchor_of_module
 
 ROOT = Path(patch_algorithm.__file__).parent
 HOLE = "…"
@@ -100,7 +101,7 @@ def errors() -> str:
             parts.append(f"### {ROOMS.get(room, room)}")
         for module in modules:
             parts.append(
-                f"[`[{module_anchor(module)}]`]{{#{module_anchor(module)}}} `patch_algorithm.{module}`"
+                f"[`[{anchor_of_module(module)}]`]{{#{anchor_of_module(module)}}} `patch_algorithm.{module}`"
             )
             parts += [_message_entry(one, taken) for one in sorted(by_module[module])] or [PASSED_ON]
     return "\n\n".join(parts)
@@ -124,11 +125,6 @@ def anchor(text: str) -> str:
     """An id made of the first words of a message, which changes only when they do."""
     words = re.findall(r"[a-z0-9]+", text.replace(HOLE, " ").lower())
     return "error-" + "-".join(words[:8])
-
-
-def module_anchor(module: str) -> str:
-    """What a command prints in brackets after the messages of a module."""
-    return "-".join(part.strip("_") for part in module.split(".")).replace("_", "-")
 
 
 def findings() -> str:

@@ -14,7 +14,7 @@ import typer
 
 from patch_algorithm.common.redaction import redact
 
-__all__ = ["anchor_of", "complaint", "errors_as_exit_codes", "examples"]
+__all__ = ["anchor_of", "anchor_of_module", "complaint", "errors_as_exit_codes", "examples"]
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -42,8 +42,12 @@ def anchor_of(error: BaseException) -> str | None:
     raised_in = Path(frames[-1].filename).resolve() if frames else Path()
     if not raised_in.is_relative_to(_PACKAGE.resolve()):
         return None
-    parts = raised_in.relative_to(_PACKAGE.resolve()).with_suffix("").parts
-    return "-".join(part.strip("_") for part in parts).replace("_", "-")
+    return anchor_of_module(".".join(raised_in.relative_to(_PACKAGE.resolve()).with_suffix("").parts))
+
+
+def anchor_of_module(module: str) -> str:
+    """The anchor of a module's messages on the errors page, which is generated with the same rule."""
+    return "-".join(part.strip("_") for part in module.split(".")).replace("_", "-")
 
 
 @contextmanager

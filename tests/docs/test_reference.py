@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from patch_algorithm.checks import CATALOGUE
 from patch_algorithm.cli import app
+from patch_algorithm.common.command_line import anchor_of_module
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -127,7 +128,7 @@ def test_every_part_that_refuses_has_one_anchor(made: SimpleNamespace) -> None:
     modules = made.errors.refusing_modules()
     assert len(modules) > 100
     for module in {*modules, *(one.module for one in made.errors.messages())}:
-        assert page.count(f"{{#{made.errors.module_anchor(module)}}}") == 1, module
+        assert page.count(f"{{#{anchor_of_module(module)}}}") == 1, module
 
 
 def test_a_message_is_found_by_its_words(made: SimpleNamespace) -> None:

@@ -15,48 +15,20 @@ import numpy as np
 import pytest
 import torch
 from composer import Trainer
-from composer.core import Callback, Evaluator, State
-from composer.loggers import InMemoryLogger, Logger
+from composer.core import Callback, State
+from composer.loggers import Logger
 from moto.server import ThreadedMotoServer
 from torch import nn
-from torch.utils.data import DataLoader
 
-from patch_algorithm import PatchLevel
-from patch_algorithm.monitoring.history import History, HistoryLogger, Line, read
+from patch_algorithm.monitoring.history import History, HistoryLogger, read
 from patch_algorithm.monitoring.patch_monitor import PatchMonitor
 from patch_algorithm.monitoring.stage_recorder import Moment
 from patch_algorithm.reporting.report import make_report
-from patch_algorithm.reporting.runs import read_run
-from tests.runs.short import collate, make_llama, make_model, make_rows, make_trainer, run, saving
+from tests.monitoring.recorded_runs import RAN, axes, evaluator, recorded
+from tests.runs.short import make_llama, make_model, saving
 from tests.support import config, metrics, mpt, train
 
-ROWS = make_rows(32, 32)
-"""Eight batches of four rows of 32: 128 raw tokens, 4 x 8 positions as patches of 4, 16 x 8 as tokens."""
-RAN = [(0, 4, 32)] * 4 + [(1, 1, 128)] * 4
-"""Stage, k and positions of each step."""
 PAGE = Path(__file__).parents[2] / "docs" / "monitor.md"
-AXES = ("stage", "k", "step", "raw_tokens", "positions", "flops")
-
-
-def evaluator() -> Evaluator:
-    loader: Any = DataLoader(make_rows(4, 8, seed=1), batch_size=4, collate_fn=collate)  # pyright: ignore
-    return Evaluator(label="eval", dataloader=loader, metric_names=["LanguageCrossEntropy"])
-
-
-def recorded(history: HistoryLogger, **changes: Any) -> Trainer:
-    changes = {
-        "model": make_model(max_seq_len=8),
-        "eval_dataloader": evaluator(),
-        "eval_interval": "2ba",
-        "loggers": [InMemoryLogger(), history],
-    } | changes
-    weights = changes.pop("target_weights", "uniform")
-    algorithm = PatchLevel(k=4, ratio=changes.pop("ratio", "4ba"), target_weights=weights)
-    return run(ROWS, [algorithm], **changes)
-
-
-def axes(line: Line) -> tuple[Any, ...]:
-    return tuple(getattr(line.at, name) for name in AXES)
 
 
 def test_every_line_of_a_run(tmp_path: Path) -> None:
@@ -214,106 +186,6 @@ def test_default_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     recorded(HistoryLogger(), ratio="1ba", max_duration="2ba", run_name="other", save_folder=str(folder))
     assert len(read(tmp_path / "runs" / "other" / "history.jsonl").steps) == 2
     assert f"history: {tmp_path}/runs/other/history.jsonl" in capsys.readouterr().err
-
-
-def test_resumed_runs_append_and_the_reader_drops_what_they_repeat(tmp_path: Path) -> None:
-    recorded(HistoryLogger(), **saving(tmp_path / "whole"))
-    whole = read(tmp_path / "whole" / "history.jsonl")
-    path = tmp_path / "history.jsonl"
-    for start in (None, 3, 6, 4):
-        load = {} if start is None else {"load_path": str(tmp_path / "whole" / f"ba{start}.pt")}
-        recorded(HistoryLogger(str(path)), **load)
-        history = read(path)
-        assert [axes(line) for line in history.steps] == [axes(line) for line in whole.steps]
-        assert [axes(line) for line in history.evals] == [axes(line) for line in whole.evals]
-        for name in ("loss/train/total", "metrics/eval/LanguageCrossEntropy"):
-            assert history.series(name) == whole.series(name)
-    assert history.starts == [0, 3, 4], "what began after 6 was trained again"
-    assert len(history.settings) == 3
-    assert history.ends == [(8, 1.0)], "the ends of what was trained again are dropped"
-    assert (history.repeated, history.replaced, history.damaged, history.disordered) == (5 + 2 + 4, 0, [], [])
-    kinds = [json.loads(text)["kind"] for text in path.read_text().splitlines()]
-    assert kinds.count("step") == 8 + 5 + 2 + 4
-    # A new run in the place of the old one.
-    recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
-    assert [line.at.step for line in read(path).steps] == [1, 2]
-    assert read(path).starts == [0]
-
-
-def test_an_evaluation_before_a_resumed_fit(tmp_path: Path) -> None:
-    recorded(HistoryLogger(), **saving(tmp_path))
-    path = tmp_path / "history.jsonl"
-    trainer = make_trainer(
-        ROWS,
-        [PatchLevel(k=4, ratio="4ba")],
-        model=make_model(max_seq_len=8),
-        eval_dataloader=evaluator(),
-        eval_interval="2ba",
-        loggers=[HistoryLogger(str(path))],
-        load_path=str(tmp_path / "ba5.pt"),
-    )
-    trainer.eval()
-    assert [line.at.step for line in read(path).steps] == [1, 2, 3, 4, 5]
-    assert [line.at.step for line in read(path).evals] == [2, 4, 5]
-    trainer.fit()
-    assert [line.at.step for line in read(path).steps] == list(range(1, 9))
-    assert read(path).starts == [0, 5]
-
-
-@pytest.mark.filterwarnings("ignore:By the clock, this step belongs to stage 0")
-def test_a_second_fit_and_a_clock_set_back(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
-    trainer = recorded(HistoryLogger(str(path)), ratio="1ba", max_duration="2ba")
-    trainer.fit(duration="1ba")
-    assert [line.at.step for line in read(path).steps] == [1, 2, 3]
-    assert read(path).starts == [0, 2]
-    assert read(path).ends == [(2, 1.0), (3, 1.0)]
-    trainer.fit(duration="1ba", reset_time=True)
-    assert [axes(line)[1:5] for line in read(path).steps] == [(1, 1, 128, 128)]
-
-
-class Kill(Callback):
-    """Ends a fit as a kill does: nothing more is logged."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-
-    def batch_start(self, state: State, logger: Logger) -> None:
-        if state.timestamp.batch == self.batch:
-            raise RuntimeError("killed")
-
-
-def test_a_second_fit_is_judged_by_its_own_length(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"max_duration": "2ba", "ratio": "1ba", "callbacks": [Kill(4)]}
-    trainer = recorded(HistoryLogger(str(tmp_path / "history.jsonl")), **arguments)
-    with pytest.raises(RuntimeError, match="killed"):
-        trainer.fit(duration="6ba")
-    history = read(tmp_path / "history.jsonl")
-    assert [
-        (s["max_duration"], start) for s, start in zip(history.settings, history.starts, strict=True)
-    ] == [
-        ("2ba", 0),
-        ("8ba", 2),
-    ]
-    found = read_run(str(tmp_path))
-    assert (found.completed, found.share_trained) == (False, 0.5)
-
-
-def test_an_evaluation_before_the_length_is_known(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
-    trainer = make_trainer(
-        ROWS,
-        model=make_model(),
-        eval_dataloader=evaluator(),
-        loggers=[HistoryLogger(str(path))],
-        max_duration=None,  # pyright: ignore
-    )
-    trainer.eval()
-    trainer.fit(duration="1ba")
-    history = read(path)
-    assert [line.at.step for line in history.evals] == [0, 1]
-    assert [settings["max_duration"] for settings in history.settings] == ["1ba"]
-    assert history.ends == [(1, 1.0)]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, 150])
