@@ -294,14 +294,15 @@ def _of_the_file(run: Run) -> list[str]:
         )
     if history.replaced:
         found.append(f"an older run of {history.replaced} steps in the same file was left out")
-    resumed = [start for start in history.starts if start > 0]
-    if resumed and history.starts[0] == 0:
+    if history.starts[:1] == [0] and (later := history.starts[1:]):
+        fits = {step for step, _ in history.ends}
+        how = [f"{'extended' if start in fits else 'resumed'} after step {start}" for start in later]
         again = f"; {history.repeated} steps trained twice are shown once" if history.repeated else ""
-        found.append(f"resumed after step {', '.join(map(str, resumed))}{again}")
+        found.append(", ".join(how) + again)
     for name in (*_HELD, "run_name"):
         values = list(dict.fromkeys(str(s[name]) for s in history.settings if name in s))
         if len(values) > 1:
-            found.append(f"{name} changed when it was resumed: {' -> '.join(values)}")
+            found.append(f"{name} changed during the run: {' -> '.join(values)}")
     return found
 
 
@@ -312,7 +313,7 @@ def _of_the_run(run: Run) -> list[str]:
     for start in run.history.starts:
         last = max((step for step in steps if step <= start), default=start)
         if steps[0] <= start != last:
-            found.append(f"steps {last + 1} to {start} are missing, though it was resumed after step {start}")
+            found.append(f"steps {last + 1} to {start} are missing, though it went on after step {start}")
     if run.completed is False:
         planned = run.settings.get("max_duration")
         found.append(f"broken off or still running: it has trained {run.end.step} steps of {planned}")

@@ -38,14 +38,24 @@ def test_a_resumed_run(tmp_path: Path) -> None:
     assert [line.at.step for line in found.history.steps] == list(range(1, 121))
 
 
+def test_a_run_that_went_on_after_the_end_of_a_fit_is_extended_and_not_resumed(tmp_path: Path) -> None:
+    folder = tmp_path / "patch"
+    run(folder, stop=60)
+    write(folder, [{"kind": "end", "step": 60, "share": 1.0}])
+    for start in (60, 90):
+        write(folder, [lines(name="patch")[0] | {"step": start}])
+        write(folder, [line for line in lines(name="patch") if start < line.get("step", 0) <= start + 30])
+    assert read_run(str(folder)).findings == ["extended after step 60, resumed after step 90"]
+
+
 def test_a_run_that_was_changed_when_it_was_resumed(tmp_path: Path) -> None:
     folder = tmp_path / "patch"
     run(folder, stop=60)
     again = [dict(line) for line in lines(name="patch") if line.get("step", 0) > 60]
     write(folder, [lines(name="other", seed=18)[0] | {"step": 60}, *again])
     text = "; ".join(read_run(str(folder)).findings)
-    assert "seed changed when it was resumed: 17 -> 18" in text
-    assert "run_name changed when it was resumed: patch -> other" in text
+    assert "seed changed during the run: 17 -> 18" in text
+    assert "run_name changed during the run: patch -> other" in text
 
 
 def test_a_run_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
@@ -94,7 +104,7 @@ def test_a_file_that_begins_late_and_one_with_lost_lines(tmp_path: Path) -> None
     at = next(n for n, line in enumerate(kept) if line["kind"] == "step" and line["step"] == 41)
     kept.insert(at, lines()[0] | {"step": 40})
     assert (
-        "steps 31 to 40 are missing, though it was resumed after step 40"
+        "steps 31 to 40 are missing, though it went on after step 40"
         in read_run(write(tmp_path / "lost", kept)).findings
     )
 
