@@ -37,6 +37,7 @@ from patch_algorithm.planning.verdict_evidence import EQUAL_COMPUTE, EQUAL_DATA,
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+SPELLED = dict(enumerate("three four five six seven eight nine ten".split(), 3))
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
 
@@ -203,25 +204,32 @@ def test_no_figure_of_a_pilot() -> None:
 
 def test_the_studys_figures() -> None:
     cells = {cell.tokens_per_parameter: cell for cell in study_cells() if cell.hold == "positions"}
-    at = {tokens: f"{abs(cells[tokens].bits_per_byte):.3f}" for tokens in (20, 40, 80, 160)}
+    at = {tokens: f"{abs(cells[tokens].bits_per_byte):.3f}" for tokens in (20, 40, 80, 160, 320)}
     assert [cells[tokens].low > 0 for tokens in (20, 40)] == [True, True]
     assert cells[80].low < 0 < cells[80].high
     assert cells[160].high < 0
-    assert {cells[tokens].seeds for tokens in at} == {3, 4}
+    assert cells[320].high < 0
+    seeds = [cells[tokens].seeds for tokens in at]
+    assert f"equal compute, {SPELLED[min(seeds)]} to {SPELLED[max(seeds)]} seeds per point" in README
     assert f"{at[20]} bits per byte above token-only training at 20 tokens per parameter" in README
     assert f"{at[40]} above at 40, and {at[80]} below it at 80, where" in README
-    interval = f"{-cells[160].high:.3f} to {-cells[160].low:.3f}"
-    assert f"at 160 they ended {at[160]} below it (95 % interval {interval})" in README
-    lost = "patches lost at 20 and 40 tokens per parameter, made no clear difference at 80 and gained at 160"
+    medium, long = (f"{-cells[tokens].high:.3f} to {-cells[tokens].low:.3f}" for tokens in (160, 320))
+    assert f"at 160 they ended {at[160]} below it (95 % interval {medium})" in README
+    assert f"and at 320 {at[320]} below it ({long})." in README
+    short = "at 20 and 40 tokens per parameter,"
+    lost = f"patches lost {short} made no clear difference at 80 and gained at 160 and 320"
     assert lost in README
     assert lost in CARD
     assert lost in words(DOCS / "plan.md")
-    answer = "at 20 and 40 tokens per parameter, with no clear difference at 80, and with a lower loss at 160"
+    answer = f"{short} with no clear difference at 80, and with a lower loss at 160 and 320"
     assert answer in words(DOCS / "faq.md")
     page = words(DOCS / "study.md")
     assert lost in page
     falls = f"from {cells[20].bits_per_byte:+.3f} bits per byte at 20 tokens per parameter through about zero"
-    assert page.count(f"{falls} at 80 to −{at[160]} at 160") == 2
+    assert page.count(f"{falls} at 80 to −{at[160]} at 160 and −{at[320]} at 320") == 2
+    by = [cells[half].bits_per_byte - cells[2 * half].bits_per_byte for half in (20, 40, 80, 160)]
+    assert by == sorted(by, reverse=True)
+    assert 0 < by[-1] < 0.01, "from 160 to 320 hardly at all"
 
 
 def test_the_papers_figures() -> None:
@@ -252,18 +260,23 @@ def study_rows() -> list[dict[str, Any]]:
 
 
 def test_what_a_quarter_of_the_batch_changes() -> None:
-    token: list[float] = []
-    patch: list[float] = []
+    bits: dict[tuple[bool, bool], dict[int, float]] = {}
     for row in study_rows():
         one = row["settings"]
-        if one.get("positions") == 1024 and one["rate"] == 0.004:
-            (patch if "stages" in one else token).append(row["bits_per_byte"])
-    assert len(token) == len(patch) == 10
-    quarter, lost = sum(token) / 10, (sum(patch) - sum(token)) / 10
+        quarter = one.get("positions") == 1024
+        if one["tokens_per_parameter"] == 20 and one["rate"] == (0.004 if quarter else 0.002):
+            if not {"nudge", "replica"} & one.keys():
+                bits.setdefault((quarter, "stages" in one), {})[one["seed"]] = row["bits_per_byte"]
+    for quarter in (True, False):
+        assert bits[quarter, False].keys() == bits[quarter, True].keys()
+    mean = {arm: sum(of.values()) / len(of) for arm, of in bits.items()}
+    number = {quarter: SPELLED[len(bits[quarter, False])] for quarter in (True, False)}
     page = words(DOCS / "study.md")
-    assert f"0.04 bits per byte better ({quarter:.3f} over ten seeds, 2.678 over four)" in page
-    assert f"falls from 0.137 to {lost:.3f}" in page
-    assert round(2.678 - quarter, 2) == 0.04
+    small, large = mean[True, False], mean[False, False]
+    better = f"({small:.3f} over {number[True]} seeds, {large:.3f} over {number[False]})"
+    assert f"{large - small:.2f} bits per byte better {better}" in page
+    lost = [mean[quarter, True] - mean[quarter, False] for quarter in (False, True)]
+    assert f"what patches lose falls from {lost[0]:.3f} to {lost[1]:.3f}" in page
 
 
 def test_how_far_seeds_of_the_study_lie_apart() -> None:
