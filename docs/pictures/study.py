@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from benchmarks.study.analysis import Comparison, headline
 from benchmarks.study.report import load
 from patch_algorithm.planning.verdict_evidence import EQUAL_COMPUTE
 
-__all__ = ["HEIGHT", "WIDTH", "draw_study", "finished"]
+__all__ = ["HEIGHT", "WIDTH", "draw_study", "finished", "gridlines"]
 
 WIDTH, HEIGHT = 820, 400
 _RESULTS = Path(__file__).parents[2] / "benchmarks" / "study" / "results" / "runs.jsonl"
@@ -47,8 +48,23 @@ def finished() -> tuple[Comparison, ...]:
 
 def draw_study(drawing: Drawing) -> None:
     """Draws both charts from the drawing's origin."""
-    _ours(drawing, _Axes(52, 400, (20, 40, 80, 160, 320), (-0.05, 0.0, 0.05, 0.10, 0.15, 0.20)))
-    _public(drawing, _Axes(490, WIDTH - 8, (2, 10, 50, 250, 1250), (-0.15, -0.10, -0.05, 0.0, 0.05)))
+    _ours(drawing, _Axes(52, 400, (20, 40, 80, 160, 320), gridlines(_heights())))
+    public = gridlines(point.nats for point in EQUAL_COMPUTE)
+    _public(drawing, _Axes(490, WIDTH - 8, (2, 10, 50, 250, 1250), public))
+
+
+def gridlines(values: Iterable[float], step: float = 0.05) -> tuple[float, ...]:
+    """Multiples of ``step`` that enclose zero and the values, with some room at both ends."""
+    values = [0.0, *values]
+    low, high = (math.floor(min(values) / step - 0.2), math.ceil(max(values) / step + 0.2))
+    return tuple(step * line for line in range(low, high + 1))
+
+
+def _heights() -> list[float]:
+    """All that is drawn of our study."""
+    intervals = [one.wider() for one in finished()]
+    seeds = [float(value) for one in finished() for value in one.by_seed()]
+    return [*seeds, *(one.low for one in intervals), *(one.high for one in intervals)]
 
 
 def _ours(drawing: Drawing, axes: _Axes) -> None:
@@ -80,7 +96,8 @@ def _public(drawing: Drawing, axes: _Axes) -> None:
         # Two pairs of one model that differ in k lie close together.
         if (point.parameters, x) not in named:
             crowded = any(0 < other - x < 48 and abs(height - y) < 12 for other, height in places)
-            side, anchor = (-7, "end") if crowded else (7, "start")
+            at_the_edge = x + 42 > axes.right
+            side, anchor = (-7, "end") if crowded or at_the_edge else (7, "start")
             drawing.text(x + side, y + 4, size(point.parameters), 12, anchor, drawing.palette.muted)
         named.add((point.parameters, x))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,16 @@ def test_no_picture_is_left_that_nothing_draws() -> None:
     for name in made:
         stem = name.removesuffix(".svg").removesuffix("-light").removesuffix("-dark")
         assert f'"{stem}"' in scripts or stem.startswith("badge-"), name
+
+
+def test_no_interval_and_no_seed_leaves_the_studys_chart() -> None:
+    text = (ROOT / "docs" / "pictures" / "study-light.svg").read_text("utf-8")
+    lines = [
+        list(map(float, re.findall(r"[-\d.]+", path))) for path in re.findall(r'<path d="([^"]+)"', text)
+    ]
+    left = [line for line in lines if line[0] < 430]
+    grid = [line[1] for line in left if len(line) == 4 and line[2] - line[0] > 300]
+    assert len(grid) >= 5
+    drawn = [y for line in left for y in line[1::2]]
+    drawn += [float(y) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', text)]
+    assert min(grid) <= min(drawn) < max(drawn) <= max(grid)
