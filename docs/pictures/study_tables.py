@@ -83,8 +83,10 @@ def _sweep() -> str:
             if run.identity in rows:
                 rates.setdefault(run.rate, []).append(rows[run.identity]["bits_per_byte"] or float("inf"))
         means = {rate: float(np.mean(bits)) for rate, bits in rates.items()}
+        # The best rate of an unfinished sweep is not chosen yet.
+        best = min(means.values()) if all(run.identity in rows for run in cell.runs) else None
         for rate, mean in sorted(means.items()):
-            shown = f"**{mean:.3f}**" if mean == min(means.values()) else f"{mean:.3f}"
+            shown = f"**{mean:.3f}**" if mean == best else f"{mean:.3f}"
             name = cell.name.removeprefix("rate sweep").lstrip(", ")
             lines.append(f"| {name} | {rate:g} | {len(rates[rate])} | {shown} |")
     return "\n".join(lines)
