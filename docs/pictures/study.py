@@ -15,7 +15,7 @@ from benchmarks.study.analysis import Comparison, headline
 from benchmarks.study.report import load
 from patch_algorithm.planning.verdict_evidence import EQUAL_COMPUTE
 
-__all__ = ["HEIGHT", "WIDTH", "draw_study", "finished", "gridlines"]
+__all__ = ["HEIGHT", "WIDTH", "draw_study", "finished"]
 
 WIDTH, HEIGHT = 820, 400
 _RESULTS = Path(__file__).parents[2] / "benchmarks" / "study" / "results" / "runs.jsonl"
@@ -48,15 +48,15 @@ def finished() -> tuple[Comparison, ...]:
 
 def draw_study(drawing: Drawing) -> None:
     """Draws both charts from the drawing's origin."""
-    _ours(drawing, _Axes(52, 400, (20, 40, 80, 160, 320), gridlines(_heights())))
-    public = gridlines(point.nats for point in EQUAL_COMPUTE)
+    _ours(drawing, _Axes(52, 400, (20, 40, 80, 160, 320), _gridlines(_heights())))
+    public = _gridlines(point.nats for point in EQUAL_COMPUTE)
     _public(drawing, _Axes(490, WIDTH - 8, (2, 10, 50, 250, 1250), public))
 
 
-def gridlines(values: Iterable[float], step: float = 0.05) -> tuple[float, ...]:
+def _gridlines(values: Iterable[float], step: float = 0.05) -> tuple[float, ...]:
     """Multiples of ``step`` that enclose zero and the values, with some room at both ends."""
     values = [0.0, *values]
-    low, high = (math.floor(min(values) / step - 0.2), math.ceil(max(values) / step + 0.2))
+    low, high = math.floor(min(values) / step - 0.2), math.ceil(max(values) / step + 0.2)
     return tuple(step * line for line in range(low, high + 1))
 
 

@@ -296,7 +296,10 @@ def _of_the_file(run: Run) -> list[str]:
         found.append(f"an older run of {history.replaced} steps in the same file was left out")
     if history.starts[:1] == [0] and (later := history.starts[1:]):
         fits = {step for step, _ in history.ends}
-        how = [f"{'extended' if start in fits else 'resumed'} after step {start}" for start in later]
+        how = [
+            f"{'extended' if start in fits else 'resumed'} after step {start}"
+            for start in dict.fromkeys(later)
+        ]
         again = f"; {history.repeated} steps trained twice are shown once" if history.repeated else ""
         found.append(", ".join(how) + again)
     for name in (*_HELD, "run_name"):

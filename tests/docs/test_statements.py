@@ -215,12 +215,12 @@ def test_the_studys_figures() -> None:
         f"and {at[40]} above at 40. They ended {at[80]} below it at 80 (95 % interval {ends[0]})," in README
     )
     assert f"{at[160]} below at 160 ({ends[1]}) and {at[320]} below at 320 ({ends[2]})." in README
-    short = "at 20 and 40 tokens per parameter,"
-    lost = f"patches lost {short} gained a little at 80, and more at 160 and 320"
+    few = "at 20 and 40 tokens per parameter,"
+    lost = f"patches lost {few} gained a little at 80, and more at 160 and 320"
     assert lost in README
     assert lost in CARD
     assert lost in words(DOCS / "plan.md")
-    answer = f"{short} with a slightly lower loss at 80, and with a lower loss at 160 and 320"
+    answer = f"{few} with a slightly lower loss at 80, and with a lower loss at 160 and 320"
     assert answer in words(DOCS / "faq.md")
     page = words(DOCS / "study.md")
     assert lost in page
@@ -269,13 +269,40 @@ def test_what_a_quarter_of_the_batch_changes() -> None:
     for quarter in (True, False):
         assert bits[quarter, False].keys() == bits[quarter, True].keys()
     mean = {arm: sum(of.values()) / len(of) for arm, of in bits.items()}
-    number = {quarter: SPELLED[len(bits[quarter, False])] for quarter in (True, False)}
+    number = {SPELLED[len(of)] for of in bits.values()}
+    assert len(number) == 1
     page = words(DOCS / "study.md")
     small, large = mean[True, False], mean[False, False]
-    better = f"({small:.3f} over {number[True]} seeds, {large:.3f} over {number[False]})"
+    better = f"({small:.3f} against {large:.3f}, {number.pop()} seeds each)"
     assert f"{large - small:.2f} bits per byte better {better}" in page
     lost = [mean[quarter, True] - mean[quarter, False] for quarter in (False, True)]
     assert f"what patches lose falls from {lost[0]:.3f} to {lost[1]:.3f}" in page
+
+
+def test_how_often_the_study_reads_its_text() -> None:
+    times: dict[tuple[bool, bool], float] = {}
+    for row in study_rows():
+        arm = (row["settings"]["tokens_per_parameter"] == 320, "stages" in row["settings"])
+        times[arm] = max(times.get(arm, 0.0), row["epochs"])
+    most = (
+        f"read our text {times[True, True]:.1f} times and the token-only runs {times[True, False]:.1f} times"
+    )
+    other = f"no other run read it more than {max(times[False, True], times[False, False]):.2f} times"
+    assert f"the patch runs {most}; {other}" in words(DOCS / "study.md")
+
+
+def test_only_a_finished_sweep_has_a_best_rate() -> None:
+    from benchmarks.study.cells import plan
+    from benchmarks.study.report import load
+    from benchmarks.study.verdict import RESULTS
+
+    rows, _ = load(RESULTS)
+    page = (DOCS / "study.md").read_text("utf-8").partition("begin: study sweep")[2].partition("<!-- end")[0]
+    for cell in plan(rows):
+        if cell.name.startswith("rate sweep"):
+            name = cell.name.removeprefix("rate sweep").lstrip(", ")
+            best = [line for line in page.splitlines() if line.startswith(f"| {name} |") and "**" in line]
+            assert len(best) == all(run.identity in rows for run in cell.runs), name
 
 
 def test_how_far_seeds_of_the_study_lie_apart() -> None:

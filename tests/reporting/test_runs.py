@@ -48,6 +48,15 @@ def test_a_run_that_went_on_after_the_end_of_a_fit_is_extended_and_not_resumed(t
     assert read_run(str(folder)).findings == ["extended after step 60, resumed after step 90"]
 
 
+def test_a_run_that_was_resumed_twice_from_one_step_says_so_once(tmp_path: Path) -> None:
+    folder = tmp_path / "patch"
+    run(folder, stop=67)
+    for stop in (65, 120):
+        write(folder, [lines(name="patch")[0] | {"step": 60}])
+        write(folder, [line for line in lines(name="patch") if 60 < line.get("step", 0) <= stop])
+    assert read_run(str(folder)).findings == ["resumed after step 60; 12 steps trained twice are shown once"]
+
+
 def test_a_run_that_was_changed_when_it_was_resumed(tmp_path: Path) -> None:
     folder = tmp_path / "patch"
     run(folder, stop=60)
